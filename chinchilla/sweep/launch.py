@@ -84,6 +84,8 @@ def launch(
         only = Selection(run_id=spec.run_id)
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
+    if missing and kind in ("slurm", "torchrun"):
+        assign(missing, command.cluster, command.runtime.shard_ranks)  # checks the number of ranks
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm.submit import submit
 
@@ -96,7 +98,6 @@ def launch(
         print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
-        assign(missing, command.cluster)  # checks the number of ranks
         line, n = torchrun_command(command.cluster, sweep_dir, data_dir, only), len(missing)
         if command.format == "json":
             print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))

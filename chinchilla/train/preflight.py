@@ -1,4 +1,4 @@
-"""Checks before a run starts: its data, its batch, its folder."""
+"""Checks before a run starts: its data and its folder."""
 
 from pathlib import Path
 
@@ -21,21 +21,6 @@ def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
             f"{data.data_id} (other text or another tokenizer). Give the data_dir it was planned on, or plan again."
         )
     return data
-
-
-def rows_per_rank(spec: RunSpec, world_size: int) -> int:
-    """Rows of each rank's part of a batch.
-
-    Raises:
-        InputError: the batch does not divide evenly.
-    """
-    rows = spec.batch_tokens // spec.model.seq_len
-    if rows % world_size:
-        raise InputError(
-            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) does not divide "
-            f"among {world_size} ranks. Choose ranks that divide it, or another recipe.batch_tokens."
-        )
-    return rows // world_size
 
 
 def check_run_folder(run_dir: Path, spec: RunSpec) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.memory import rows_that_fit
+from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
@@ -30,7 +31,7 @@ from chinchilla.train.evaluate import evaluation_steps, validation_loss
 from chinchilla.train.forward_backward import ForwardBackward
 from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
 from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
-from chinchilla.train.preflight import check_run_folder, open_data, rows_per_rank
+from chinchilla.train.preflight import check_run_folder, open_data
 from chinchilla.train.result import build_result
 from chinchilla.train.schedule import learning_rate
 
@@ -66,7 +67,7 @@ def train_run(
             rounding; validation_tokens are those of the validation loss.
         starts: how often this run was started, for the result.
         on_start: called with the tokens of a micro-batch before the first update.
-        on_progress: called with (updates done, mean loss since the last call) at log points.
+        on_progress: called with (updates done, mean loss of the last log_every_steps steps) at log points.
         should_stop: checked before every update; if true, save a checkpoint and return None.
         still_mine: checked before anything is written; if false, return None.
         group: the processes that train this run together.
@@ -78,7 +79,8 @@ def train_run(
 
     Raises:
         DataError: the data is not the spec's, or is damaged.
-        InputError: the folder or its checkpoint belongs to another spec or version.
+        InputError: the folder or its checkpoint belongs to another spec or version, the batch does
+            not divide among the ranks, or this machine does not have the device.
         OSError: a checkpoint cannot be written. Older ones are untouched.
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
@@ -195,10 +197,11 @@ class Trainer:
             stop, save_due = self.group.any_rank(
                 should_stop(), waited > 60 * self.runtime.checkpoint_minutes
             )
-            if (stop or save_due) and not self.save_checkpoint(still_mine):
-                return False
             if stop:
+                self.save_checkpoint(still_mine)
                 return False
+            if save_due and not self.save_checkpoint(still_mine):
+                return False  # another worker has taken over the run
             at_cooldown = self.step == spec.stable_steps
             if self.stable_phase_dir and at_cooldown and self.reused_steps < self.step:
                 self.save_stable_phase()  # unless this very checkpoint was reused
@@ -352,8 +355,13 @@ class Trainer:
         with group.raise_together():
             if checkpoint is None:
                 init_weights(self.model, spec.seed, group)
-                return
-            load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+            else:
+                load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+        if checkpoint is not None:
+            self._continue_from(checkpoint)
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        """Set what has been measured up to a checkpoint."""
         self.step = self.saved_step = self.summed_step = checkpoint.step
         self.losses[: self.step] = checkpoint.optimizer[LOSSES].to(self.device)
         self.evaluations = checkpoint.progress["evaluations"]
