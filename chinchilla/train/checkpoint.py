@@ -152,7 +152,7 @@ def load_checkpoint(
                 problem = _Problem(1, True, str(error))
             except OSError as error:  # an error of the file server does not prove damage
                 problem = _Problem(2, False, str(error))
-        problems = [p for p in group.gather(problem) if p]
+        problems = [_Problem(*p) for p in group.gather(problem) if p]
         if not problems:
             return checkpoint, warnings
         first = min(problems)
