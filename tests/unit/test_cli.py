@@ -199,7 +199,7 @@ def test_flops_of_chinchilla_by_every_convention(say):
 
 
 def test_the_papers_grid_is_planned_written_and_priced(say, tmp_path):
-    result = say("plan grid=paper")
+    result = say("plan grid=paper out=plan.jsonl")
     assert (result.code, result.err) == (0, "")
     specs = load_plan(tmp_path / "plan.jsonl")
     assert len(specs) == 81
