@@ -11,7 +11,7 @@ sweep_dir/
         spec.json               this run
         claim-<n>.json          who trains it, or has trained it (`claims`)
         heartbeat               touched by its worker
-        progress.json           step, loss and speed, for display
+        progress.json           step, loss, speed and micro-batch, for display and records of failures
         attempts/<n>.json       failed attempts (`failures`)
         error.txt               traceback of the last one
         metrics.jsonl           a line per log point
