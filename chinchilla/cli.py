@@ -1,7 +1,7 @@
 """`chinchilla COMMAND key=value ...`: argv -> Hydra -> dataclass -> command.
 
 Exit codes: 0 ok, 1 a run failed, 2 bad input (one line says what was given, why it is refused and
-what to do), 3 refused, 75 requeue.
+what to do), 3 refused, 75 stopped or unfinished: run the same command again.
 """
 
 import inspect
@@ -16,7 +16,14 @@ from chinchilla import __version__
 from chinchilla.config import COMMANDS
 from chinchilla.config.compose import choices, compose, composed, groups_of
 from chinchilla.config.setting import settings_of
-from chinchilla.core.errors import InputError, Refusal, nearest, one_line, os_error_message
+from chinchilla.core.errors import (
+    EXIT_AGAIN,
+    InputError,
+    Refusal,
+    nearest,
+    one_line,
+    os_error_message,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +81,8 @@ def usage() -> str:
     lines += [
         "",
         "chinchilla COMMAND --help lists the settings of a command with their values.",
-        "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, 75 requeue.",
+        "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, "
+        f"{EXIT_AGAIN} stopped or unfinished: run the same command again.",
     ]
     return "\n".join(lines)
 

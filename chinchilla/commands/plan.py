@@ -274,9 +274,9 @@ def _plan_one_model(command: config.PlanCommand) -> int:
 def _micro_batch(command: config.PlanCommand, spec: RunSpec) -> tuple[int, bool, Memory]:
     """Tokens per forward pass, whether blocks are recomputed, and memory; recomputed only if needed."""
     cluster, gpus, seq_len = command.cluster, command.gpus, spec.model.seq_len
-    room = MEMORY_SHARE * 1e9 * cluster.gpu_memory_gb
+    room, rows = MEMORY_SHARE * 1e9 * cluster.gpu_memory_gb, spec.batch_tokens // seq_len // gpus
     for recompute in (False, True):
-        micro = rows_that_fit(spec, gpus, room, recompute) * seq_len
+        micro = rows_that_fit(spec, rows, room, gpus, recompute) * seq_len
         needed = memory(spec, micro, gpus, recompute)
         if needed.total <= room:
             return micro, recompute, needed

@@ -1,4 +1,4 @@
-"""The command train: one run in this process."""
+"""The command train: one run."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from chinchilla.plan.records import RunResult
 
 
 def train(command: config.TrainCommand) -> int:
-    """Train one model in this process; a finished run is not trained again."""
+    """Train one model, and no other run of its folder; a finished run is not trained again."""
     from chinchilla.sweep.launch import launch
 
     tokens = open_tokens(command.data_dir, "model.vocab_size", command.model.vocab_size)

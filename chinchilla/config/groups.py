@@ -8,12 +8,16 @@ from typing import Any
 
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
+from chinchilla.core.parametrization import PARAMETRIZATIONS
 from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
 
 MFU_HELP = "Expected model FLOPs utilisation, the share of peak_flops that is used."
 SHARE: dict[str, Any] = {"above": 0, "at_most": 1, "hint": "Give 0.4 for 40%."}
 POSITIONS_HELP = "Position encoding; relative: Transformer-XL's, as in the paper."
 SLURM_OR_TORCHRUN = "Slurm and torchrun:"
+SCHEDULES = ("cosine", "cooldown", "multistep")
+OPTIMIZERS = ("adamw", "adam")
+PRECISIONS = ("bf16", "fp32", "bf16_weights")
 
 
 @dataclass(kw_only=True)
@@ -55,7 +59,7 @@ class RecipeConfig(Config, prefix="recipe."):
     parametrization: str = setting(
         "standard",
         "mup transfers the learning rate to other widths, completep to other widths and depths.",
-        choices=("standard", "mup", "completep"),
+        choices=PARAMETRIZATIONS,
     )
     base_layers: int = setting(
         0, "parametrization=completep: number of layers that peak_lr is given for.", at_least=0
@@ -63,7 +67,7 @@ class RecipeConfig(Config, prefix="recipe."):
     schedule: str = setting(
         "cosine",
         "Learning rate after warm-up. cooldown: constant, then 1 - sqrt. multistep: DeepSeek's.",
-        choices=("cosine", "cooldown", "multistep"),
+        choices=SCHEDULES,
     )
     final_lr_ratio: float = setting(
         0.1,
@@ -106,7 +110,7 @@ class RecipeConfig(Config, prefix="recipe."):
     optimizer: str = setting(
         "adamw",
         "adamw: decoupled weight decay. adam: decay added to the gradient (figure A7).",
-        choices=("adamw", "adam"),
+        choices=OPTIMIZERS,
     )
     weight_decay: float = setting(0.1, "Weight decay, on matrices only.", at_least=0)
     beta1: float = setting(0.9, "Decay rate of Adam's first moment.", at_least=0, below=1)
@@ -119,7 +123,7 @@ class RecipeConfig(Config, prefix="recipe."):
         "auto",
         "bf16: bf16 compute, fp32 weights. bf16_weights: no fp32 weights (figure A6). "
         "auto: bf16 on a GPU, else fp32.",
-        choices=("auto", "bf16", "fp32", "bf16_weights"),
+        choices=("auto", *PRECISIONS),
     )
     seed: int = setting(0, "Seed of the initial weights and the token order.", at_least=0)
 
@@ -347,7 +351,11 @@ class ClusterConfig(Config, prefix="cluster."):
 
 @dataclass(kw_only=True)
 class RuntimeConfig(Config, prefix="runtime."):
-    """How a run is executed. These settings do not change the losses and are not part of run_id."""
+    """How a run is executed. These settings are not part of run_id.
+
+    They change a training loss by rounding at most. validation_tokens selects the tokens of the
+    validation loss and is the same for all runs of a sweep (`sweep.launch`).
+    """
 
     device: str = setting("auto", "auto, cpu, cuda, or one GPU such as cuda:1.")
     micro_batch_tokens: int = setting(

@@ -97,9 +97,9 @@ class PlanCommand(Config):
             ("save", "", ("hours", "total_flops", "price")),
         ):
             if getattr(self, name) != default and not {*given} & {*needs}:
+                others = " or ".join(f"{key}=" for key in needs)
                 raise InputError(
-                    f"{name}= has no effect without {' or '.join(f'{key}=' for key in needs)}. Give a value "
-                    "above 0 as well, or leave it out."
+                    f"{name}= has no effect without {others}. Give {others} as well, or leave {name}= out."
                 )
         if self.proposes and self.out:
             raise InputError(

@@ -5,6 +5,9 @@ import errno
 import re
 from collections.abc import Iterable
 
+EXIT_OK, EXIT_FAILED = 0, 1  # 1: a run failed, or a worker cannot train here
+EXIT_AGAIN = 75  # stopped or unfinished: run the same command again
+
 
 class InputError(ValueError):
     """Invalid input: the message states what was given, why it is invalid, what to do (exit code 2)."""

@@ -203,7 +203,7 @@ class TokenData:
             self._blocks[key] = begins
         return self._blocks[key]
 
-    def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
+    def validation_rows(self, n_tokens: int, seq_len: int) -> np.ndarray:
         """The validation rows, spread evenly over the split and the same for every run.
 
         Each source contributes its share of the rows. A source with too few rows repeats them, so

@@ -152,9 +152,9 @@ def conventions_of(table: Table, stated: Mapping[str, str]) -> dict[str, str]:
             values = [str(cell).strip() or "unknown" for cell in table.columns[name]]
             value = values[0] if values else "unknown"
             for i, other in enumerate(values):
-                if other == "heldout":  # in tables of versions before 2026-11
+                if other == "heldout":
                     raise InputError(
-                        f"{table.at(i)}: {name}=heldout is called validation now. Replace it in the "
+                        f"{table.at(i)}: {name}=heldout is called validation. Replace it in the "
                         "whole column, or fit again."
                     )
                 if other not in choices:

@@ -18,7 +18,7 @@ def state_bytes(spec: RunSpec) -> float:
 def reused_steps(specs: Sequence[RunSpec]) -> dict[str, int]:
     """run_id -> steps that a run takes from its stable phase instead of training them.
 
-    Runs with one stable phase are trained from the shortest to the longest (`sweep.schedule`); each
+    Runs with one stable phase are trained from the shortest to the longest (`sweep.run_order`); each
     starts where the one before it saved the stable phase.
     """
     saved: dict[str, int] = {}  # stable phase -> last step saved so far

@@ -69,7 +69,7 @@ def plan_run(
         recipe: learning rate, batch, schedule; zeros are filled in by its `lr_batch_rule`.
         flop_convention: key of shapes.FLOP_CONVENTIONS in which the budget is counted.
         data_id: hash of the token manifest.
-        precision: one of records.PRECISIONS, not auto.
+        precision: one of config.groups.PRECISIONS, not auto.
         budget_flops: training FLOPs; the number of steps is rounded to the nearest integer.
         tokens: D, instead of a budget.
         sweep: name of the sweep.

@@ -42,15 +42,18 @@ def memory(
     shards: int = 1,
     recompute: bool = False,
     device: str = "cuda",
+    fsdp: bool = False,
 ) -> Memory:
     """Estimated peak memory of one device.
 
     Args:
         spec: the run.
         micro_batch_tokens: tokens of a forward pass on this device; 0 = the whole batch.
-        shards: devices among which the state is sharded (FSDP).
+        shards: devices among which the state is sharded.
         recompute: activation checkpointing.
         device: cuda or cpu; determines the size of a chunk of logits.
+        fsdp: FSDP wraps the model, as with several ranks that each hold a whole copy of it
+            (runtime.shard_ranks=1); always so with several shards.
     """
     s = spec.model
     width = 4 if spec.precision == "fp32" else 2  # bytes of activations and compute copies
@@ -61,8 +64,8 @@ def memory(
     kept = block_values(s)
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
     widest = max(s.ffw_size, 2 * s.n_heads * s.seq_len if s.positions == "relative" else 0)
-    sharded = shards > 1
-    copied = stored != width and not sharded  # weights are cast before they are used
+    fsdp = fsdp or shards > 1
+    copied = stored != width and not fsdp  # weights are cast before they are used
     columns = padded_vocab(s.vocab_size, device)
     # The padded embedding replaces the cast copy.
     extra_rows = 0 if columns == s.vocab_size else columns - (s.vocab_size if copied else 0)
@@ -72,7 +75,7 @@ def memory(
         gradients=stored * spec.N / shards,
         moments=2 * stored * spec.N / shards,
         compute_copies=2.0 * spec.N if copied else 0.0,
-        gathered=2 * whole_embedding + block * (2 * width + width + 4) if sharded else 0.0,
+        gathered=2 * whole_embedding + block * (2 * width + width + 4) if fsdp else 0.0,
         activations=float(tokens * (per_layer + widest) * width),
         loss=chunk * (2 + width / 4)
         + (4.0 * columns + tokens * width) * s.d_model
@@ -81,16 +84,21 @@ def memory(
 
 
 def rows_that_fit(
-    spec: RunSpec, shards: int, room: float, recompute: bool = False, device: str = "cuda"
+    spec: RunSpec,
+    rows: int,
+    room: float,
+    shards: int = 1,
+    recompute: bool = False,
+    device: str = "cuda",
+    fsdp: bool = False,
 ) -> int:
     """Rows of one forward pass with which the estimate is at most `room` bytes, at least one.
 
-    The rows of a device's part of the batch are halved until they fit. Other arguments are those of
-    `memory`.
+    `rows`, those of a device's part of the batch, are halved until they fit. Other arguments are
+    those of `memory`.
     """
     seq_len = spec.model.seq_len
-    rows = spec.batch_tokens // seq_len // shards
-    while rows > 1 and memory(spec, rows * seq_len, shards, recompute, device).total > room:
+    while rows > 1 and memory(spec, rows * seq_len, shards, recompute, device, fsdp).total > room:
         rows = (rows + 1) // 2
     return rows
 

@@ -18,15 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import atomic_write, read_json, write_json
 from chinchilla.core.json_codec import check_fields, decode
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
-PRECISIONS = ("bf16", "fp32", "bf16_weights")
-OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("cosine", "cooldown", "multistep")
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 3
 RESULT_SCHEMA = 2
@@ -186,7 +184,7 @@ class RunResult:
     n_params_non_embedding: int
     steps_done: int
     flops_spent: float  # C of all steps done, under the spec's convention
-    train_seconds: float  # without checkpoints, evaluation and compilation; over all attempts
+    train_seconds: float  # without checkpoints, evaluation and compilation; over all starts
     tokens_per_second: float
     mfu: float | None  # model FLOPs utilization of the data-sheet peak; None if that is unknown
     peak_memory_bytes: int
@@ -195,7 +193,7 @@ class RunResult:
     git: str  # commit, "+dirty" if the tree had changes, "" outside a checkout
     started_utc: str
     finished_utc: str
-    attempts: int = 1
+    attempts: int = 1  # how often it was started; failed attempts have records of their own
     failure: str = ""  # kind of failure: oom, data, error, lost
     unique_tokens: int | None = None  # distinct tokens among those read; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens

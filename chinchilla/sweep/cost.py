@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
-from chinchilla.core.errors import InputError
+from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS
 from chinchilla.plan.cost import n_at_once, plan_cost, state_bytes
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.job_classes import JobClass, assign
 
 CHECKPOINT_SHARE = 3 / 4  # of a run's state: weights and Adam's two moments, without gradients
-KEPT_CHECKPOINTS = 2  # per run, also after it has ended: the newest two
 CURVE_BYTES = 16  # per step and per validation evaluation, before compression: step and loss
 LINE_BYTES = 160  # of a line in metrics.jsonl, at most
 
@@ -59,7 +58,7 @@ def estimate(
     """
     rows = [
         _of_class(job_class, runs, runtime, n_workers, plan)
-        for job_class, runs in assign(specs, cluster)
+        for job_class, runs in assign(specs, cluster, runtime.shard_ranks)
     ]
     names = ("n_runs", "flops", "gpu_hours", "price", "n_jobs", "disk_bytes")
     sums: dict[str, Any] = {name: sum(getattr(row, name) for row in rows) for name in names}
@@ -75,11 +74,6 @@ def _of_class(
     plan: Sequence[RunSpec],
 ) -> Estimate:
     cluster, ranks = job_class.cluster, job_class.n_ranks
-    if ranks > 1 and runtime.shard_ranks and ranks % runtime.shard_ranks:
-        raise InputError(
-            f"runtime.shard_ranks={runtime.shard_ranks} does not divide the {ranks} ranks of a job "
-            f"({job_class.name}). Choose a divisor, or 0 for all."
-        )
     workers = (cluster.n_workers or n_workers or 1) * job_class.workers_per_job
     if cluster.kind == "debug":
         workers = 1

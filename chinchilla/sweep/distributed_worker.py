@@ -21,7 +21,14 @@ from typing import Any, NoReturn
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError, error_summary, one_line
+from chinchilla.core.errors import (
+    EXIT_AGAIN,
+    EXIT_FAILED,
+    DataError,
+    InputError,
+    error_summary,
+    one_line,
+)
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import check_data
 from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
@@ -64,7 +71,7 @@ def work(
         ranks = join(runtime.device, runtime.shard_ranks, settings=settings)
     except (InputError, PeerError) as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if isinstance(error, InputError) else EXIT_FAILED
     try:
         try:
             with ranks.raise_together():
@@ -78,10 +85,10 @@ def work(
         return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
     except PeerError as error:
         print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
-        return 75 if ranks.broken else 1
+        return EXIT_AGAIN if ranks.broken else EXIT_FAILED
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
-        return 1 if isinstance(error, DataError) else 2
+        return EXIT_FAILED if isinstance(error, DataError) else 2
     finally:
         ranks.close()
 
@@ -95,7 +102,7 @@ def _run_rank_zero(
         data_dir: Path,
         runtime: RuntimeConfig,
         *,
-        attempts: int,
+        starts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
         **settings: Any,
@@ -113,7 +120,7 @@ def _run_rank_zero(
 
         try:
             try:
-                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), attempts])
+                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), starts])
             except PeerError as error:
                 raise ranks.failure(error) from None
             result = train_run(
@@ -121,7 +128,7 @@ def _run_rank_zero(
                 run_dir,
                 data_dir,
                 runtime,
-                attempts=attempts,
+                starts=starts,
                 should_stop=stop_or_raised,
                 still_mine=still_mine,
                 group=ranks,
@@ -153,7 +160,7 @@ def _run_other_rank(ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Sto
                 run_dir_of(sweep_dir, spec),
                 data_dir,
                 RuntimeConfig(**call[1]),
-                attempts=call[2],
+                starts=call[2],
                 should_stop=lambda: bool(stop),
                 group=ranks,
                 stable_phases=stable_phases_of(sweep_dir) if spec.stable_phase else None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
+from chinchilla.plan.ranks import rows_per_rank, shards_of
 from chinchilla.plan.records import RunSpec, count_label
 
 
@@ -24,10 +25,26 @@ class SizeRange:
     def __call__(self, spec: RunSpec) -> bool:
         return self.min_params < spec.N <= (self.max_params or math.inf)
 
+
+@dataclass(frozen=True)
+class Selection:
+    """Selects the runs of a plan that a worker trains: those of a range of sizes, or one of them."""
+
+    sizes: SizeRange = SizeRange()
+    run_id: str = ""  # "" = every run of these sizes
+
+    def __call__(self, spec: RunSpec) -> bool:
+        return self.sizes(spec) and self.run_id in ("", spec.run_id)
+
     @property
     def arguments(self) -> list[str]:
         """The same as arguments of a worker process."""
-        return [f"--min-params={self.min_params!r}", f"--max-params={self.max_params!r}"]
+        low, high = self.sizes.min_params, self.sizes.max_params
+        return [
+            *([f"--min-params={low!r}"] if low else []),
+            *([f"--max-params={high!r}"] if high else []),
+            *([f"--run={self.run_id}"] if self.run_id else []),
+        ]
 
 
 @dataclass(frozen=True)
@@ -98,13 +115,13 @@ def _checked(job_class: JobClass) -> JobClass:
 
 
 def assign(
-    specs: Sequence[RunSpec], cluster: ClusterConfig
+    specs: Sequence[RunSpec], cluster: ClusterConfig, shard_ranks: int = 0
 ) -> list[tuple[JobClass, list[RunSpec]]]:
     """Group runs by job class, without empty classes; the class of the longest run comes first.
 
     Raises:
-        InputError: a run is too large for every class, or its batch is not divisible by the number
-            of ranks of its class.
+        InputError: a run is too large for every class, or its batch or runtime.shard_ranks does not
+            suit the number of ranks of its class.
     """
     groups: dict[str, tuple[JobClass, list[RunSpec]]] = {}
     classes = job_classes(cluster)
@@ -116,20 +133,15 @@ def assign(
                 f"cluster.resources ({classes[-1].sizes.max_params:g}, {classes[-1].name}). Add a larger "
                 f"class, or set max_params=0 for {classes[-1].name}."
             )
-        _check_batch(spec, job_class)
+        _check_ranks(spec, job_class, shard_ranks)
         groups.setdefault(job_class.name, (job_class, []))[1].append(spec)
     return sorted(groups.values(), key=lambda pair: -max(s.C for s in pair[1]))
 
 
-def _check_batch(spec: RunSpec, job_class: JobClass) -> None:
+def _check_ranks(spec: RunSpec, job_class: JobClass, shard_ranks: int) -> None:
     """Check what training would refuse on these ranks, before any job waits in a queue."""
-    rows, ranks = spec.batch_tokens // spec.model.seq_len, job_class.n_ranks
-    if rows % ranks:
-        c = job_class.cluster
-        jobs = "" if job_class.name == "all" else f" of {job_class.name}"
-        raise InputError(
-            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) is not divisible "
-            f"by the {ranks} ranks of a job{jobs} (cluster.nodes={c.nodes} x "
-            f"cluster.ranks_per_node={c.ranks_per_node}). Choose a divisor of {rows}, or another "
-            "recipe.batch_tokens."
-        )
+    c = job_class.cluster
+    where = "a job" if job_class.name == "all" else f"a job of {job_class.name}"
+    shards_of(shard_ranks, job_class.n_ranks, where)
+    where += f" (cluster.nodes={c.nodes} x cluster.ranks_per_node={c.ranks_per_node})"
+    rows_per_rank(spec, job_class.n_ranks, where)

@@ -16,23 +16,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
-from chinchilla.sweep.job_classes import assign
+from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.retry import set_aside, state_of
-from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
+from chinchilla.sweep.run_files import (
+    load_runtime,
+    missing_specs,
+    run_dir_of,
+    save_runtime,
+    sweep_argument,
+)
 from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
-EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
 LAUNCH_WAIT_SECONDS = 90.0  # longest wait for another launcher of the same sweep
 
 
@@ -48,9 +53,9 @@ def launch(
     """Train the runs of a sweep that have no result.
 
     Args:
-        command: cluster, runtime and output format. A `train` command trains only `specs`, even if
-            the folder's plan has other runs, and prints its own JSON.
-        specs: runs to add to the folder's plan.
+        command: cluster, runtime and output format. A `train` command trains only its run, even if
+            the folder's plan has others, and prints its own JSON.
+        specs: runs to add to the folder's plan; one for `train`.
         sweep_dir: the sweep's folder, created if needed.
         data_dir: token folder.
         train: substitute for `chinchilla.train.train_run`; used if cluster.kind is debug.
@@ -73,22 +78,27 @@ def launch(
         pick_device(device)
     prepare(sweep_dir, specs, command.runtime)
     # A sweep trains the whole plan, `train` only its own run.
-    ids = {s.run_id for s in specs}
-    only = (lambda s: s.run_id in ids) if isinstance(command, TrainCommand) else None
+    only = Selection()
+    if isinstance(command, TrainCommand):
+        [spec] = specs
+        only = Selection(run_id=spec.run_id)
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
+    if missing and kind in ("slurm", "torchrun"):
+        assign(missing, command.cluster, command.runtime.shard_ranks)  # checks the number of ranks
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm.submit import submit
 
         with launch_lock(sweep_dir) as claim:
             left = missing_specs(sweep_dir, only)
-            submission = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
+            submission = submit(
+                command.cluster, sweep_dir, data_dir, left, claim.still_mine, only.run_id
+            )
         as_json = command.format == "json"
         print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
-        assign(missing, command.cluster)  # checks the number of ranks
-        line, n = torchrun_command(command.cluster, sweep_dir, data_dir), len(missing)
+        line, n = torchrun_command(command.cluster, sweep_dir, data_dir, only), len(missing)
         if command.format == "json":
             print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
             return EXIT_OK
@@ -115,7 +125,8 @@ def launch(
                     size = local_pool.pool_size(
                         command.cluster, command.runtime, n_at_once(missing)
                     )
-                    with local_pool.Pool(sweep_dir, data_dir, size, program) as workers:
+                    words = (*program, *only.arguments)
+                    with local_pool.Pool(sweep_dir, data_dir, size, words) as workers:
                         workers.wait(stop)
                     errors += workers.errors()
         finally:
@@ -133,7 +144,8 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
     """Write the plan and runtime.json, and make failed runs trainable again.
 
     Raises:
-        InputError: the folder holds another sweep, or files of another schema. Nothing was written.
+        InputError: the folder holds another sweep, files of another schema, or results measured on
+            other validation tokens. Nothing was written.
     """
     plan = sweep_dir / "plan.jsonl"
 
@@ -145,6 +157,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
                 f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
+        _refuse_other_validation_tokens(sweep_dir, found, runtime)
         return found
 
     before = planned()  # refused before the lock, which is a file in the folder
@@ -160,6 +173,27 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         save_runtime(runtime, sweep_dir)
         for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
+
+
+def _refuse_other_validation_tokens(
+    sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig
+) -> None:
+    """Raise InputError if these runs have results measured on another number of validation tokens.
+
+    A fit of validation losses compares runs with each other, and run_id does not contain the number.
+    """
+    try:
+        earlier = load_runtime(sweep_dir).validation_tokens
+    except InputError:  # none, damaged or of another version: it is written anew
+        return
+    given = runtime.validation_tokens
+    finished = (s.run_id for s in specs if state_of(run_dir_of(sweep_dir, s)) == "finished")
+    if earlier != given and (run_id := next(finished, None)):
+        raise InputError(
+            f"runtime.validation_tokens={given}, but {sweep_dir} has validation losses on {earlier} tokens, "
+            f"such as that of {run_id}, and losses on other tokens cannot be compared. Give "
+            f"runtime.validation_tokens={earlier}, or another folder."
+        )
 
 
 @contextlib.contextmanager
@@ -184,8 +218,10 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) -> str:
-    """Command that starts a worker of several ranks, to be run on each node.
+def torchrun_command(
+    cluster: ClusterConfig, sweep_dir: Path, data_dir: Path, only: Selection
+) -> str:
+    """Command that starts a worker of several ranks for the runs of `only`, to be run on each node.
 
     With several nodes it contains FIRST_NODE, to be replaced by the name of one of them.
     """
@@ -195,10 +231,11 @@ def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) ->
             f"--nnodes {cluster.nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500"
         )
     threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
+    runs = "".join(f" {shlex.quote(word)}" for word in only.arguments)
     return (
         f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
         f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
-        f"{shlex.quote(str(data_dir))}{threads}"
+        f"{shlex.quote(str(data_dir))}{threads}{runs}"
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.signals import Stop, block_warnings
 
@@ -93,7 +94,7 @@ class Pool:
         """One line per failed worker: its name, exit code and last line of output."""
         lines = []
         for process, log in self.logs.items():
-            if process.returncode not in (0, 75):
+            if process.returncode not in (EXIT_OK, EXIT_AGAIN):
                 output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 lines.append(
                     f"worker {log.stem} ended with code {process.returncode}: "

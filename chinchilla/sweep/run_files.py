@@ -1,14 +1,27 @@
 """Paths and small files of a sweep: its plan, runtime.json, and each run's progress.json.
 
 sweep_dir/
-    plan.jsonl        runs of the sweep
-    runtime.json      how its workers execute runs
-    launch/           claim of a launcher at work
-    slurm/<token>/    a job array: its script, record and logs
-    workers/          logs
-    stable_phases/    checkpoints shared by runs with the same stable phase
-    runs/<run_id>/    claim-<n>.json, heartbeat, progress.json, attempts/<n>.json, error.txt,
-                      checkpoints/, metrics.jsonl, curve.npz, result.json
+    plan.jsonl                  every run of the sweep
+    runtime.json                how its workers execute runs (runtime.*)
+    launch/                     claim of a launcher at work
+    slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
+    workers/                    logs of local workers
+    stable_phases/<id>/step-*/  checkpoints shared by runs with the same stable phase
+    runs/<run_id>/
+        spec.json               this run
+        claim-<n>.json          who trains it, or has trained it (`claims`)
+        heartbeat               touched by its worker
+        progress.json           step, loss, speed and micro-batch, for display and records of failures
+        attempts/<n>.json       failed attempts (`failures`)
+        error.txt               traceback of the last one
+        metrics.jsonl           a line per log point
+        checkpoints/step-*/     the newest two (`train.checkpoint_files`)
+        curve.npz, result.json  when it has ended
+        tensorboard/, wandb/    copies of metrics.jsonl (`tracking.mirror`)
+        synced.json             what these copies have received
+        *-failed-<n>*, *-diverged-<n>*  files of earlier results (`retry`)
+        damaged-*               claims that could not be read, renamed
+    fits/, report/              of `chinchilla fit` and `chinchilla report`
 """
 
 import contextlib
@@ -27,12 +40,12 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, read_json, temporary_path, write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now
 
 RUNTIME_SCHEMA = 2
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
-_CHECKPOINT = re.compile(r"step-(\d{8,18})")
 
 
 def run_dir_of(sweep_dir: Path, spec: RunSpec) -> Path:
@@ -158,7 +171,7 @@ def _checkpoint_steps(folder: Path) -> list[int]:
         names = os.listdir(folder)
     except OSError:
         return []
-    return [int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))]
+    return [step for name in names if (step := checkpoint_step(name)) is not None]
 
 
 def read_progress(run_dir: Path) -> dict[str, Any]:

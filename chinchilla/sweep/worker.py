@@ -24,7 +24,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError, error_summary, one_line
+from chinchilla.core.errors import (
+    EXIT_AGAIN,
+    EXIT_FAILED,
+    EXIT_OK,
+    DataError,
+    InputError,
+    error_summary,
+    one_line,
+)
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import (
@@ -44,7 +52,7 @@ from chinchilla.sweep.failures import (
     read_attempts,
     record_attempt,
 )
-from chinchilla.sweep.job_classes import SizeRange
+from chinchilla.sweep.job_classes import Selection, SizeRange
 from chinchilla.sweep.preflight import check_data, limit_threads, no_space, worker_name
 from chinchilla.sweep.run_files import (
     ProgressFile,
@@ -57,7 +65,7 @@ from chinchilla.sweep.run_files import (
     stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.schedule import in_order, should_wait
+from chinchilla.sweep.run_order import in_order, should_wait
 from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
@@ -87,8 +95,8 @@ class WorkerSummary:
         if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
             print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
-            return 1
-        return 75 if self.stopped else 0
+            return EXIT_FAILED
+        return EXIT_AGAIN if self.stopped else EXIT_OK
 
 
 @dataclass
@@ -159,7 +167,7 @@ class Worker:
         return claimed is not None or wait
 
     def claim_next(self) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-        """Claim the next run in the order of `schedule`.
+        """Claim the next run in the order of `run_order`.
 
         Returns:
             The run and its claim, or None; and, without a run, whether a holder is silent.
@@ -234,7 +242,7 @@ class Worker:
                 run_dir,
                 self.data_dir,
                 runtime,
-                attempts=claim.record.starts,
+                starts=claim.record.starts,
                 on_start=progress.start,
                 on_progress=progress,
                 should_stop=should_stop,
@@ -318,8 +326,9 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
     parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
     parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
+    parser.add_argument("--run", default="", help="only the run with this id; default: all")
     args = parser.parse_args(argv)
-    only = SizeRange(args.min_params, args.max_params)
+    only = Selection(SizeRange(args.min_params, args.max_params), args.run)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
     try:

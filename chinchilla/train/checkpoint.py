@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +35,7 @@ from chinchilla.core.files import (
     write_json,
     write_text,
 )
+from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS, checkpoint_name
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint_files import (
     MANIFEST,
@@ -54,7 +55,6 @@ from chinchilla.train.checkpoint_files import (
 )
 from chinchilla.train.distributed import SINGLE, RankGroup
 
-KEEP = 2  # checkpoints per run: the newest and the one before it
 DAMAGED_PREFIX = "damaged-"  # a damaged checkpoint is renamed, and deleted after the next save
 
 
@@ -100,14 +100,14 @@ def save_checkpoint(
             Older checkpoints are untouched.
         InputError: a checkpoint of another run has the same path.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
+    final = folder / checkpoint_name(checkpoint.step)
     with group.raise_together():
         if group.rank == 0:
             make_dirs(folder)
     _write(final, spec, checkpoint, group)
     if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
-        obsolete = [] if keep_all else earlier[KEEP:]
+        obsolete = [] if keep_all else earlier[KEPT_CHECKPOINTS:]
         for path in (*obsolete, *folder.glob(f"{DAMAGED_PREFIX}*")):
             _delete(path)
     return final
@@ -141,28 +141,38 @@ def load_checkpoint(
     warnings: list[str] = []
     for name in group.gather([path.name for path in paths])[0]:  # as rank 0 lists them
         path = folder / name
-        checkpoint, problem = None, None
+        checkpoint: Checkpoint | None = None
+        problem: _Problem | None = None
         with group.raise_together():
             try:
                 checkpoint = _read(path, spec, group)
             except Damaged as error:
-                problem = (0, "is damaged", str(error))
+                problem = _Problem(0, True, str(error))
             except SafetensorError as error:  # possibly of a file whose hash another rank checks
-                problem = (1, "is damaged", str(error))
+                problem = _Problem(1, True, str(error))
             except OSError as error:  # an error of the file server does not prove damage
-                problem = (2, "cannot be read", str(error))
-        problems = sorted(p for p in group.gather(problem) if p)
+                problem = _Problem(2, False, str(error))
+        problems = [_Problem(*p) for p in group.gather(problem) if p]
         if not problems:
             return checkpoint, warnings
-        _, state, reason = problems[0]
-        warnings.append(f"checkpoint {path} {state} ({reason}); trying an older one.")
-        if group.rank == 0 and state == "is damaged":
+        first = min(problems)
+        state = "is damaged" if first.damaged else "cannot be read"
+        warnings.append(f"checkpoint {path} {state} ({first.reason}); trying an older one.")
+        if group.rank == 0 and first.damaged:
             _set_aside(path)
     if warnings:
         warnings.append(
             f"no checkpoint in {folder} can be used: the run starts from the beginning."
         )
     return None, warnings
+
+
+class _Problem(NamedTuple):
+    """Why a rank could not read a checkpoint; of all ranks' problems the smallest counts."""
+
+    order: int  # damage that was proved comes before errors that it may have caused on other ranks
+    damaged: bool
+    reason: str
 
 
 def _read(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:

@@ -10,7 +10,6 @@ every tensor; scalars and the loss history are in the first shard only.
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, sha256_file
+from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.distributed import RankGroup
 
@@ -31,7 +31,6 @@ LOSSES = "losses"  # key in the optimizer's file: the loss of every step so far
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
-_STEP = re.compile(r"step-(\d{8,})")
 
 
 class Damaged(Exception):
@@ -41,13 +40,13 @@ class Damaged(Exception):
 def newest_first(folder: Path) -> list[Path]:
     """Checkpoints of a run, by descending step, without looking inside."""
     paths = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in paths if _STEP.fullmatch(p.name)), key=step_of, reverse=True)
+    found = [p for p in paths if checkpoint_step(p.name) is not None]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
     """Number of updates done, from the name of the checkpoint's folder."""
-    match = _STEP.fullmatch(path.name)
-    return int(match[1]) if match else 0
+    return checkpoint_step(path.name) or 0
 
 
 def shard_file(name: str, shard: int, n_shards: int) -> str:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from chinchilla.core.errors import InputError, error_summary
+from chinchilla.plan.ranks import shards_of
 from chinchilla.train.device import pick_device
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
@@ -265,12 +266,7 @@ def join(
     rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     if world_size == 1:
         return RankGroup()
-    shards = shard_ranks or world_size
-    if world_size % shards:
-        raise InputError(
-            f"runtime.shard_ranks={shard_ranks} does not divide the {world_size} ranks of a worker. "
-            "Choose a divisor, or 0 for all."
-        )
+    shards = shards_of(shard_ranks, world_size)
     own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
     address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
     timeout = timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""Checks before a run starts: its data, its batch, its folder."""
+"""Checks before a run starts: its data and its folder."""
 
 from pathlib import Path
 
@@ -23,23 +23,7 @@ def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
     return data
 
 
-def rows_per_rank(spec: RunSpec, world_size: int) -> int:
-    """Rows of each rank's part of a batch.
-
-    Raises:
-        InputError: the batch does not divide evenly.
-    """
-    rows = spec.batch_tokens // spec.model.seq_len
-    if rows % world_size:
-        raise InputError(
-            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) cannot be divided "
-            f"evenly among {world_size} ranks. Choose a number of ranks that divides "
-            f"{rows}, or another recipe.batch_tokens."
-        )
-    return rows // world_size
-
-
-def claim_folder(run_dir: Path, spec: RunSpec) -> None:
+def check_run_folder(run_dir: Path, spec: RunSpec) -> None:
     """Write spec.json, or check that the existing one is of this run."""
     path = run_dir / "spec.json"
     make_dirs(run_dir)

@@ -34,8 +34,7 @@ def learning_rate(spec: RunSpec, step: int) -> float:
     """
     if step < spec.warmup_steps:
         return spec.peak_lr * (step + 1) / spec.warmup_steps
-    decay = {"cosine": _cosine, "cooldown": _cooldown, "multistep": _multistep}[spec.schedule]
-    return spec.peak_lr * decay(spec, step)
+    return spec.peak_lr * DECAYS[spec.schedule](spec, step)
 
 
 def _cosine(spec: RunSpec, step: int) -> float:
@@ -53,3 +52,7 @@ def _cooldown(spec: RunSpec, step: int) -> float:
 def _multistep(spec: RunSpec, step: int) -> float:
     done = step / spec.steps
     return spec.final_lr_ratio ** (0.0 if done < 0.8 else 0.5 if done < 0.9 else 1.0)
+
+
+# Rate / peak after the warm-up, by the schedule's name.
+DECAYS = {"cosine": _cosine, "cooldown": _cooldown, "multistep": _multistep}

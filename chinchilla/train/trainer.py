@@ -18,6 +18,7 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.memory import rows_that_fit
+from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
@@ -25,13 +26,14 @@ from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from chinchilla.train.checkpoint_files import LOSSES
 from chinchilla.train.dataloader import BatchLoader
 from chinchilla.train.distributed import SINGLE, RankGroup
+from chinchilla.train.divergence import DIVERGENCE_STEPS, divergence
 from chinchilla.train.evaluate import evaluation_steps, validation_loss
+from chinchilla.train.forward_backward import ForwardBackward
 from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
 from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
-from chinchilla.train.preflight import claim_folder, open_data, rows_per_rank
-from chinchilla.train.result import DIVERGENCE_STEPS, build_result, divergence
+from chinchilla.train.preflight import check_run_folder, open_data
+from chinchilla.train.result import build_result
 from chinchilla.train.schedule import learning_rate
-from chinchilla.train.train_step import ForwardBackward
 
 # Of a shared stable phase, which must not depend on the run that trained it.
 NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}
@@ -43,7 +45,7 @@ def train_run(
     data_dir: Path,
     runtime: RuntimeConfig,
     *,
-    attempts: int = 1,
+    starts: int = 1,
     on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -53,7 +55,7 @@ def train_run(
 ) -> RunResult | None:
     """Train `spec` in the folder `run_dir`, resuming from its checkpoints.
 
-    With several ranks, each calls this with the same spec, run_dir, data_dir, runtime and attempts.
+    With several ranks, each calls this with the same spec, run_dir, data_dir, runtime and starts.
     If any rank's `should_stop` or `still_mine` fires, all ranks act on it. Only rank 0 writes,
     except for checkpoint shards.
 
@@ -61,10 +63,11 @@ def train_run(
         spec: what to train.
         run_dir: receives spec.json, metrics.jsonl, curve.npz and checkpoints/.
         data_dir: folder of `chinchilla data`; its data_id must be the spec's.
-        runtime: device, logging, checkpoint intervals; none of it changes a loss.
-        attempts: how often this run was started, for the result.
+        runtime: device, logging, checkpoint intervals. Nothing in it changes a training loss beyond
+            rounding; validation_tokens are those of the validation loss.
+        starts: how often this run was started, for the result.
         on_start: called with the tokens of a micro-batch before the first update.
-        on_progress: called with (updates done, mean loss since the last call) at log points.
+        on_progress: called with (updates done, mean loss of the last log_every_steps steps) at log points.
         should_stop: checked before every update; if true, save a checkpoint and return None.
         still_mine: checked before anything is written; if false, return None.
         group: the processes that train this run together.
@@ -76,7 +79,8 @@ def train_run(
 
     Raises:
         DataError: the data is not the spec's, or is damaged.
-        InputError: the folder or its checkpoint belongs to another spec or version.
+        InputError: the folder or its checkpoint belongs to another spec or version, the batch does
+            not divide among the ranks, or this machine does not have the device.
         OSError: a checkpoint cannot be written. Older ones are untouched.
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
@@ -93,7 +97,7 @@ def train_run(
                 still_mine or (lambda: True),
             ):
                 return None
-            return trainer.finish(attempts)
+            return trainer.finish(starts)
         finally:
             gc.unfreeze()
             trainer.close()
@@ -124,9 +128,11 @@ class Trainer:
         with group.raise_together():
             self.data = open_data(spec, data_dir)
             self.rows = rows_per_rank(spec, group.world_size)
-            self.validation_rows = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
+            self.validation_rows = self.data.validation_rows(
+                runtime.validation_tokens, spec.model.seq_len
+            )
             if group.rank == 0:
-                claim_folder(run_dir, spec)
+                check_run_folder(run_dir, spec)
             self.device = group.device or devices.pick_device(runtime.device)
             if self.device.index is not None:
                 torch.cuda.set_device(
@@ -139,7 +145,7 @@ class Trainer:
             self.optimizer = build_optimizer(self.model, spec)
         self.micro_rows = self._micro_batch_rows()
         single = group.world_size == 1
-        self.passes = ForwardBackward(
+        self.forward_backward = ForwardBackward(
             self.model,
             self.micro_rows,
             loss_scale=1 / spec.batch_tokens,
@@ -191,10 +197,11 @@ class Trainer:
             stop, save_due = self.group.any_rank(
                 should_stop(), waited > 60 * self.runtime.checkpoint_minutes
             )
-            if (stop or save_due) and not self.save_checkpoint(still_mine):
-                return False
             if stop:
+                self.save_checkpoint(still_mine)
                 return False
+            if save_due and not self.save_checkpoint(still_mine):
+                return False  # another worker has taken over the run
             at_cooldown = self.step == spec.stable_steps
             if self.stable_phase_dir and at_cooldown and self.reused_steps < self.step:
                 self.save_stable_phase()  # unless this very checkpoint was reused
@@ -215,9 +222,9 @@ class Trainer:
 
         # The batch is a function of (seed, step): a resumed run reads the same tokens.
         tokens = self.loader.batch(self.step)  # (rows, seq_len + 1), this rank's part
-        if not self.passes.prepared:
+        if not self.forward_backward.prepared:
             with self.timer.paused():
-                self.passes.prepare(tokens)  # compile
+                self.forward_backward.prepare(tokens)  # compile
 
         # Forward and backward. Micro-batches bound the memory of activations: their gradients add
         # up to those of the whole batch, because each loss is divided by the batch's tokens.
@@ -225,7 +232,7 @@ class Trainer:
         for i, micro_batch in enumerate(micro_batches, 1):
             if self.group.shards < self.group.world_size:  # sum over copies once per batch
                 reduce_copies(self.model, i == len(micro_batches))
-            self.losses[self.step] += self.passes.forward_backward(micro_batch)
+            self.losses[self.step] += self.forward_backward(micro_batch)
 
         # Clip the global norm, so that one bad batch cannot make a large update.
         if spec.grad_clip:
@@ -234,7 +241,7 @@ class Trainer:
         # Update with the learning rate of this step.
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         self.optimizer.step()
-        self.passes.zero_grad()
+        self.forward_backward.zero_grad()
         self.step += 1
 
     def evaluate(self) -> None:
@@ -299,7 +306,7 @@ class Trainer:
             state = replace(self._state(), progress=NO_PROGRESS)  # equal for all runs that save it
             save_checkpoint(folder, stable_phase, state, self.group, keep_all=True)
 
-    def finish(self, attempts: int) -> RunResult:
+    def finish(self, starts: int) -> RunResult:
         """Write curve.npz and build the result."""
         evaluations = np.array(self.evaluations, float).reshape(-1, 2)
         losses = self.losses[: self.step].double().cpu().numpy()
@@ -307,7 +314,7 @@ class Trainer:
         with self.group.raise_together():
             if self.group.rank == 0:
                 curve.save(self.run_dir)
-        return build_result(self, curve, attempts)
+        return build_result(self, curve, starts)
 
     def close(self) -> None:
         """Stop the threads and release what the run has changed in this process."""
@@ -318,12 +325,18 @@ class Trainer:
 
     def _micro_batch_rows(self) -> int:
         """Rows of a forward pass, equal on all ranks: as configured, or what memory allows."""
-        tokens, recompute = self.runtime.micro_batch_tokens, self.runtime.activation_checkpointing
-        if tokens:
+        if tokens := self.runtime.micro_batch_tokens:
             return max(1, min(self.rows, tokens // self.spec.model.seq_len))
-        room, shards = devices.memory_room(self.device), self.group.shards
-        own = rows_that_fit(self.spec, shards, room, recompute, self.device.type)
-        return min(self.rows, *self.group.gather(own))
+        own = rows_that_fit(
+            self.spec,
+            self.rows,
+            devices.memory_room(self.device),
+            self.group.shards,
+            self.runtime.activation_checkpointing,
+            self.device.type,
+            fsdp=self.group.world_size > 1,
+        )
+        return min(self.group.gather(own))
 
     # State, for checkpoints
 
@@ -342,8 +355,13 @@ class Trainer:
         with group.raise_together():
             if checkpoint is None:
                 init_weights(self.model, spec.seed, group)
-                return
-            load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+            else:
+                load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+        if checkpoint is not None:
+            self._continue_from(checkpoint)
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        """Set what has been measured up to a checkpoint."""
         self.step = self.saved_step = self.summed_step = checkpoint.step
         self.losses[: self.step] = checkpoint.optimizer[LOSSES].to(self.device)
         self.evaluations = checkpoint.progress["evaluations"]

@@ -17,9 +17,9 @@ from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.distributed import RankGroup, join
+from chinchilla.train.forward_backward import ForwardBackward
 from chinchilla.train.fsdp import build_model, clip_gradients, init_weights
 from chinchilla.train.optim import build_optimizer
-from chinchilla.train.train_step import ForwardBackward
 
 
 def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -> RunSpec:
@@ -43,17 +43,15 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, upd
     model = build_model(spec, runtime, torch.device("cpu"), ranks)
     init_weights(model, 0, ranks)
     optimizer = build_optimizer(model, spec)
-    passes = ForwardBackward(
+    forward_backward = ForwardBackward(
         model, micro_rows, 1 / spec.batch_tokens, cuda_graphs=False, may_fall_back=False
     )
     for _ in range(updates):
         for _ in range(rows // micro_rows):
-            passes.forward_backward(
-                torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1))
-            )
+            forward_backward(torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1)))
         clip_gradients(model.parameters(), 1.0, ranks)
         optimizer.step()
-        passes.zero_grad()
+        forward_backward.zero_grad()
 
 
 def measure(settings_given: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def fake_train(
     data_dir: Path,
     runtime: RuntimeConfig,
     *,
-    attempts: int = 1,
+    starts: int = 1,
     on_start: Callable[[int], None],
     on_progress: Callable[[int, float], None],
     should_stop: Callable[[], bool],
@@ -126,8 +126,8 @@ def fake_train(
         time.sleep(0.1 if kind == SLOW else 0.003)
         on_progress(step, 3.0)
     if kind == DIVERGES:
-        return make_result(spec, "diverged", "loss is not finite", attempts=attempts)
-    return make_result(spec, attempts=attempts)
+        return make_result(spec, "diverged", "loss is not finite", attempts=starts)
+    return make_result(spec, attempts=starts)
 
 
 def n_starts(run_dir: Path) -> int:

@@ -18,7 +18,7 @@ def test_usage_lists_every_command_and_exit_code(say, words):
     assert result.code == 0
     for command in COMMANDS:
         assert f"\n  {command} " in result.out
-    for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 requeue"):
+    for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 stopped or unfinished"):
         assert code in result.out
 
 
@@ -199,7 +199,7 @@ def test_flops_of_chinchilla_by_every_convention(say):
 
 
 def test_the_papers_grid_is_planned_written_and_priced(say, tmp_path):
-    result = say("plan grid=paper")
+    result = say("plan grid=paper out=plan.jsonl")
     assert (result.code, result.err) == (0, "")
     specs = load_plan(tmp_path / "plan.jsonl")
     assert len(specs) == 81

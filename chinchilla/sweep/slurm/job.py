@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from chinchilla.core.errors import InputError, one_line
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, one_line
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
 from chinchilla.sweep.run_files import missing_specs
@@ -37,7 +37,7 @@ def run_job(folder: Path) -> int:
     gpus = local_pool.visible_gpus() if job.n_workers > 1 else ()
     size = local_pool.PoolSize(job.n_workers, job.threads, gpus)
     sweep_dir, data_dir = Path(job.sweep_dir), Path(job.data_dir)
-    program = (*local_pool.WORKER, *job.sizes.arguments)
+    program = (*local_pool.WORKER, *job.selection.arguments)
     with (
         stop_on_signals() as stop,
         local_pool.Pool(sweep_dir, data_dir, size, program) as workers,
@@ -45,9 +45,9 @@ def run_job(folder: Path) -> int:
         codes = workers.wait(stop)
         for line in workers.errors():
             print(line, file=sys.stderr, flush=True)
-        if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.sizes):
+        if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.selection):
             return requeue(stop)
-    return int(any(code not in (0, 75) for code in codes))
+    return int(any(code not in (EXIT_OK, EXIT_AGAIN) for code in codes))
 
 
 def _run_rank(job: JobArray) -> int:
@@ -63,7 +63,7 @@ def _run_rank(job: JobArray) -> int:
             Path(job.sweep_dir),
             Path(job.data_dir),
             stop,
-            job.sizes,
+            job.selection,
             slurm_settings(os.environ),
             # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then
             # write files.
@@ -75,13 +75,13 @@ def _run_rank(job: JobArray) -> int:
             return 0
         if any(requeued):
             return _wait_for_end(stop)
-        # 75: warned, or a rank failed. A failed rank counts as an attempt or a stall
+        # EXIT_AGAIN: warned, or a rank failed. A failed rank counts as an attempt or a stall
         # of the run, so that the job is not requeued without end. After code 1 (no run can be
         # trained here) the job is not requeued.
-        again = code == 75 and (not stop or _should_requeue(stop))
-        if again and missing_specs(Path(job.sweep_dir), job.sizes):
+        again = code == EXIT_AGAIN and (not stop or _should_requeue(stop))
+        if again and missing_specs(Path(job.sweep_dir), job.selection):
             return requeue(stop)
-    return 0 if code == 75 else code
+    return EXIT_OK if code == EXIT_AGAIN else code
 
 
 def job_name() -> str:
@@ -117,15 +117,15 @@ def _is_running() -> bool:
 def _requeue_now(job: JobArray) -> bool:
     """Requeue this job at once if it is running and runs are left; return whether it did."""
     try:
-        left = missing_specs(Path(job.sweep_dir), job.sizes)
+        left = missing_specs(Path(job.sweep_dir), job.selection)
         return _is_running() and bool(left) and _call_requeue()
     except (OSError, InputError, subprocess.TimeoutExpired):
         return False
 
 
 def requeue(stop: Stop) -> int:
-    """Requeue this job and wait until Slurm sends TERM; returns the exit code 75."""
-    return _wait_for_end(stop) if _call_requeue() else 75
+    """Requeue this job and wait until Slurm sends TERM; returns the exit code EXIT_AGAIN."""
+    return _wait_for_end(stop) if _call_requeue() else EXIT_AGAIN
 
 
 def _call_requeue() -> bool:
@@ -138,7 +138,7 @@ def _wait_for_end(stop: Stop) -> int:
     deadline = time.monotonic() + 120
     while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
         time.sleep(0.5)
-    return 75
+    return EXIT_AGAIN
 
 
 def main() -> int:

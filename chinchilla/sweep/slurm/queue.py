@@ -21,7 +21,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, write_json
 from chinchilla.core.json_codec import decode
 from chinchilla.sweep.claims import file_system_now
-from chinchilla.sweep.job_classes import SizeRange
+from chinchilla.sweep.job_classes import Selection, SizeRange
 
 TIMEOUT_SECONDS = 30.0  # for an answer of Slurm's controller
 SETTLE_SECONDS = 15.0  # until the job of an sbatch that outlived its launcher appears in the queue
@@ -125,6 +125,12 @@ class JobArray:
     n_ranks: int  # above 1: a job is one worker of as many ranks
     n_workers: int  # of a job with one rank
     threads: int  # of each worker or rank
+    run_id: str = ""  # the only run that the jobs train; "" = all of these sizes
+
+    @property
+    def selection(self) -> Selection:
+        """The runs that the jobs train."""
+        return Selection(self.sizes, self.run_id)
 
     def save(self, folder: Path) -> None:
         write_json(folder / "job.json", dataclasses.asdict(self))

@@ -86,6 +86,7 @@ def submit(
     data_dir: Path,
     missing: Sequence[RunSpec],
     still_mine: Callable[[], bool] = lambda: True,
+    run_id: str = "",
 ) -> Submission:
     """Submit as many jobs as are missing from Slurm's queue, and return at once.
 
@@ -98,6 +99,7 @@ def submit(
         data_dir: token folder, on a file system that the nodes share.
         missing: runs without a result. The class of the longest run is submitted first.
         still_mine: checked before each sbatch; false if another launcher has taken over.
+        run_id: the only run that the jobs train; default: every run of their sizes.
 
     Raises:
         InputError: Slurm is not installed here, n_workers is not set, a run fits no job class, or
@@ -121,7 +123,9 @@ def submit(
     counts: dict[str, int] = {}  # jobs submitted now, by class
     n_over_cap = 0
     for job_class, specs in groups:
-        n_live = sum(array.sizes == job_class.sizes for _, array in earlier)
+        n_live = sum(
+            array.sizes == job_class.sizes and array.run_id in ("", run_id) for _, array in earlier
+        )
         n_needed = -(-n_at_once(specs) // job_class.workers_per_job)
         n_missing = n_new = max(0, min(job_class.cluster.n_workers, n_needed) - n_live)
         if cluster.max_queued_jobs:
@@ -133,7 +137,7 @@ def submit(
         while counts[job_class.name] < n_new:
             n = min(limit, n_new - counts[job_class.name])
             try:
-                ids.append(_submit_array(job_class, sweep_dir, data_dir, n, still_mine))
+                ids.append(_submit_array(job_class, sweep_dir, data_dir, n, still_mine, run_id))
             except InputError as error:
                 n_done = sum(counts.values())
                 done = f" {_n_workers(n_done)} had been submitted{_as_jobs(ids)}." if ids else ""
@@ -156,6 +160,7 @@ def _submit_array(
     data_dir: Path,
     n_jobs: int,
     still_mine: Callable[[], bool],
+    run_id: str,
 ) -> str:
     """Record the array, call sbatch, record its answer and return the array's number."""
     cluster = job_class.cluster
@@ -177,6 +182,7 @@ def _submit_array(
         n_workers=job_class.workers_per_job,
         threads=cluster.threads_per_worker
         or max(1, cluster.cpus_per_task // job_class.workers_per_job),
+        run_id=run_id,
     )
     write_text(folder / "job.sh", _script(array, cluster, folder))
     array.save(folder)
@@ -232,6 +238,7 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
         executor.parameters |= {"map_count": array.n_jobs, "array_parallelism": array.n_jobs}
     # A warning (USR2) received before Python has installed its handlers would end the job.
     command = ["env", "--ignore-signal=USR2", sys.executable, "-u", "-m", JOB, str(folder)]
+    # A private method: pyproject.toml therefore admits submitit 1.5 only.
     return executor._make_submission_file_text(shlex.join(command), array.comment)
 
 

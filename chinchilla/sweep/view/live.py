@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK
 from chinchilla.sweep.run_files import RunFilter
 from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
 from chinchilla.sweep.view.status import (
@@ -127,7 +128,7 @@ def watch(
             break
         sleep(interval_seconds)
     if not n_left:
-        return 1 if status.counts["failed"] else 0
+        return EXIT_FAILED if status.counts["failed"] else EXIT_OK
     if not as_json:
         print(
             f"no job of this sweep is left, but {n_left} run{' has' if n_left == 1 else 's have'} "
@@ -135,4 +136,4 @@ def watch(
             file=out,
             flush=True,
         )
-    return 75
+    return EXIT_AGAIN

@@ -99,14 +99,14 @@ def test_permutation_looks_random():
 
 
 def test_validation_rows_are_evenly_spread(data, token_dir):
-    tokens, n = stream(token_dir, "validation"), len(data.held_out(10**9, SEQ))
-    rows = data.held_out(4 * SEQ, SEQ)
+    tokens, n = stream(token_dir, "validation"), len(data.validation_rows(10**9, SEQ))
+    rows = data.validation_rows(4 * SEQ, SEQ)
     assert rows.shape == (4, SEQ + 1)
     for k, row in enumerate(rows):
         begin = k * n // 4 * SEQ
         assert np.array_equal(row, tokens[begin : begin + SEQ + 1])
-    assert data.held_out(10**9, SEQ).shape == (n, SEQ + 1)
-    assert data.held_out(1, SEQ).shape == (1, SEQ + 1)
+    assert data.validation_rows(10**9, SEQ).shape == (n, SEQ + 1)
+    assert data.validation_rows(1, SEQ).shape == (1, SEQ + 1)
 
 
 def test_an_epoch_consists_of_whole_rows(data):
@@ -120,7 +120,7 @@ def test_rows_longer_than_the_data_are_refused(data):
     with pytest.raises(DataError, match="fewer than one row of seq_len"):
         data.batch(0, 0, 1, 10**6)
     with pytest.raises(DataError, match="validation_fraction"):
-        data.held_out(100, 10**6)
+        data.validation_rows(100, 10**6)
 
 
 def test_bytes_per_token_is_that_of_the_split(data):

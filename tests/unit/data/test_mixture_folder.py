@@ -103,8 +103,8 @@ def test_epoch_tokens_is_the_longest_run_without_repeats(data):
 
 
 def test_validation_rows_have_the_same_shares_and_scarce_sources_repeat(data, folder):
-    rows = [tuple(row) for row in data.held_out(10**9, SEQ)]
-    assert data.held_out(20 * SEQ, SEQ).shape == (20, SEQ + 1)
+    rows = [tuple(row) for row in data.validation_rows(10**9, SEQ)]
+    assert data.validation_rows(20 * SEQ, SEQ).shape == (20, SEQ + 1)
     counts = np.array([len(rows_heldout(folder, name)) for name in SHARES])
     expected = int((counts / list(SHARES.values())).max() + 1e-9)
     assert len(rows) == expected

@@ -105,7 +105,7 @@ def test_an_unknown_convention_is_refused(csv, name, stated):
 
 def test_the_former_name_of_validation_is_refused_with_its_new_name(csv):
     text = BUDGET_RUNS.replace("L\n", "L,loss_kind\n").replace("3.5\n", "3.5,heldout\n")
-    with pytest.raises(InputError, match="line 2: loss_kind=heldout is called validation now"):
+    with pytest.raises(InputError, match="line 2: loss_kind=heldout is called validation"):
         csv(text.replace("3.2\n", "3.2,heldout\n"))
 
 

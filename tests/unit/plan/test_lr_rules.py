@@ -10,12 +10,12 @@ import pytest
 
 from chinchilla.cli import compose, main
 from chinchilla.config import RecipeConfig
+from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.parametrization import PARAMETRIZATIONS
 from chinchilla.core.shapes import ModelShape, n_params_non_embedding, shape_named
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.lr_rules import RULES, apply_rule, deepseek_flops, extrapolation_warnings
-from chinchilla.plan.records import OPTIMIZERS, PRECISIONS, SCHEDULES
 
 STEP_LAW = RecipeConfig(lr_batch_rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
 DEEPSEEK = RecipeConfig(lr_batch_rule="deepseek", peak_lr=0, batch_tokens=0, schedule="multistep")
@@ -148,7 +148,7 @@ def test_the_docs_mention_every_choice_of_a_recipe():
 
 
 def test_the_choices_of_a_config_are_those_of_a_spec():
-    """The lists are defined twice, because config must not import plan."""
+    """Those of lr_batch_rule are defined twice, because config must not import plan."""
     for key, known in (("lr_batch_rule", ("none", *RULES)), ("schedule", SCHEDULES),
                        ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
                        ("parametrization", PARAMETRIZATIONS)):  # fmt: skip

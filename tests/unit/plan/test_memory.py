@@ -8,7 +8,7 @@ from train_world import make_spec
 from chinchilla.config import RecipeConfig
 from chinchilla.core.shapes import named_shapes, shape_named
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.memory import memory
+from chinchilla.plan.memory import memory, rows_that_fit
 
 SMALL = named_shapes()["44m"]
 
@@ -80,6 +80,23 @@ def test_memory_by_part_with_sharding_recomputation_and_smaller_passes():
     assert eight.compute_copies == 0
     assert memory(spec, 8192, recompute=True).activations < 0.2 * one.activations
     assert memory(spec, 4096).activations == one.activations / 2
+
+
+def test_a_whole_copy_on_each_of_several_ranks_is_gathered_as_a_shard_is():
+    """runtime.shard_ranks=1: FSDP wraps the model although nothing is sharded."""
+    spec = one_run()
+    one, wrapped = memory(spec, 2048), memory(spec, 2048, fsdp=True)
+    assert (wrapped.weights, wrapped.compute_copies) == (one.weights, 0)
+    assert wrapped.gathered == memory(spec, 2048, shards=2).gathered > 0
+
+
+@pytest.mark.parametrize(("n_rows", "fits"), [(4, 4), (3, 2), (2, 2), (1, 1), (0, 1)])
+def test_a_ranks_rows_are_halved_until_they_fit(n_rows: int, fits: int):
+    """24 rows on 6 ranks, which hold 3 copies of 2 shards: 2+2 rows rather than 3+1."""
+    spec = one_run()
+    spec = replace(spec, batch_tokens=24 * spec.model.seq_len)
+    room = memory(spec, n_rows * spec.model.seq_len, shards=2).total if n_rows else 0.0
+    assert rows_that_fit(spec, 24 // 6, room, shards=2) == fits
 
 
 def test_bf16_weights_halve_the_estimated_memory_of_the_state():

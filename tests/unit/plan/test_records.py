@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chinchilla.config.groups import OPTIMIZERS, PRECISIONS
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import (
-    OPTIMIZERS,
-    PRECISIONS,
     Curve,
     RunResult,
     RunSpec,

@@ -109,7 +109,7 @@ def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
     run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
     results = [RunResult.load(run_dir) for run_dir in run_dirs]
     assert [r.status for r in results] == ["finished", "failed", "finished"]
-    assert "cannot be divided evenly among 2 ranks" in results[1].reason
+    assert "is not divisible by the 2 ranks of a worker" in results[1].reason
     for spec, run_dir in ((fine, run_dirs[0]), (other, run_dirs[2])):
         lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         assert [m["step"] for m in lines] == sorted({*range(5, spec.steps + 1, 5), spec.steps})

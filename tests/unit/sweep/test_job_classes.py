@@ -14,7 +14,7 @@ from chinchilla.config import ClusterConfig, ResourceConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.job_classes import SizeRange, assign, job_classes
+from chinchilla.sweep.job_classes import Selection, SizeRange, assign, job_classes
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
 from chinchilla.sweep.slurm.queue import job_arrays
@@ -187,12 +187,15 @@ def test_a_batch_not_divisible_by_its_ranks_is_refused_before_anything_is_submit
 def test_a_worker_trains_only_its_job_class_even_when_the_plan_grows(tmp_path: Path):
     specs = sizes(1, 4, 16)
     make_sweep(tmp_path, specs)
-    only = SizeRange(SMALL, MIDDLE)
+    only = Selection(SizeRange(SMALL, MIDDLE))
     assert missing_specs(tmp_path, only) == [specs[1]]
     more = replace(specs[1], seed=99)
     make_sweep(tmp_path, [*specs, more])
     assert set(missing_specs(tmp_path, only)) == {specs[1], more}
-    words = [str(tmp_path), str(tmp_path), f"--min-params={SMALL}", f"--max-params={MIDDLE}"]
-    subprocess.run([*PROGRAM, *words], check=True, stdout=subprocess.DEVNULL)
+    words = [*PROGRAM, str(tmp_path), str(tmp_path)]
+    subprocess.run([*words, *only.arguments], check=True, stdout=subprocess.DEVNULL)
     done = [s for s in (*specs, more) if (run_dir_of(tmp_path, s) / "result.json").exists()]
     assert done == [specs[1], more]
+    one = Selection(run_id=specs[0].run_id)
+    subprocess.run([*words, *one.arguments], check=True, stdout=subprocess.DEVNULL)
+    assert missing_specs(tmp_path) == [specs[2]]

@@ -29,6 +29,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
+from chinchilla.sweep.job_classes import Selection
 from chinchilla.sweep.launch import launch, torchrun_command
 from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.view.live import show_progress
@@ -63,8 +64,8 @@ def test_failed_runs_are_retried_and_diverged_runs_are_not(tmp_path: Path, capsy
     assert debug([bad, nan], tmp_path) == 1
     assert "disk said no" in capsys.readouterr().out
 
-    def fixed(spec, *args, attempts: int, **kwargs):
-        return make_result(spec, attempts=attempts)
+    def fixed(spec, *args, starts: int, **kwargs):
+        return make_result(spec, attempts=starts)
 
     assert debug([bad, nan], tmp_path, fixed) == 0
     run_dir = run_dir_of(tmp_path, bad)
@@ -81,6 +82,27 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="holds sweep toy"):
         debug(make_specs(1, sweep="other"), tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"plan.jsonl", "runtime.json"}
+
+
+def test_other_validation_tokens_are_refused_once_there_are_results(tmp_path: Path):
+    specs = make_specs(2)
+    settings = command()
+
+    def launched(tokens: int, train=fake_train) -> int:
+        settings.runtime = RuntimeConfig(device="cpu", validation_tokens=tokens)
+        return launch(settings, specs, tmp_path, tmp_path, train=train)
+
+    def fails(spec, *args, starts: int, **kwargs):
+        raise OSError("away")
+
+    assert launched(64, fails) == 1
+    assert launched(128, lambda s, *a, starts, **k: make_result(s)) == 0
+    before = (tmp_path / "runtime.json").read_text()
+    words = r"validation_tokens=64, but .* on 128 tokens, such as that of \S+, .* Give runtime\.validation_tokens=128, or"
+    with pytest.raises(InputError, match=words):
+        launched(64)
+    assert (tmp_path / "runtime.json").read_text() == before
+    assert launched(128) == 0
 
 
 @pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
@@ -116,6 +138,15 @@ def test_train_trains_only_its_own_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert not run_dir_of(tmp_path, second).exists()
     assert RunResult.load(run_dir_of(tmp_path, bad)).status == "failed"
     assert len(load_plan(tmp_path / "plan.jsonl")) == 4
+
+
+def test_local_workers_of_train_train_only_its_own_run(tmp_path: Path):
+    earlier, own = make_specs(2)
+    make_sweep(tmp_path, [earlier])
+    settings = TrainCommand(cluster=command(kind="local", n_workers=1).cluster, format="json")
+    assert launch(settings, [own], tmp_path, tmp_path, program=PROGRAM) == 0
+    assert RunResult.load(run_dir_of(tmp_path, own)).status == "finished"
+    assert not run_dir_of(tmp_path, earlier).exists()
 
 
 def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -278,10 +309,14 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
 
 def test_the_torchrun_command_has_nodes_ranks_and_threads():
     one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
-    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data")))
+    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data"), Selection()))
     assert words == [
         "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.worker",
         "/runs/it's", "/data", "--threads", "4",
     ]  # fmt: skip
-    two = torchrun_command(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))
+    of_train = torchrun_command(one, Path("/runs/it's"), Path("/data"), Selection(run_id="d1m-n2k"))
+    assert shlex.split(of_train) == [*words, "--run=d1m-n2k"]
+    two = torchrun_command(
+        ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"), Selection()
+    )
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

@@ -51,7 +51,7 @@ def test_failed_runs_become_trainable_and_their_files_are_kept(sweep: Path, caps
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
     assert [(run_dir / n).read_bytes() for n in kept] == list(before.values())
-    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
+    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, starts, **k: make_result(s))
     assert RunResult.load(run_dir).status == "finished"
     assert say(capsys, sweep)[1].startswith("no runs will be trained again")
 
@@ -151,7 +151,7 @@ def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(sweep: P
     printed = capsys.readouterr().out
     assert FINE.run_id in printed
     assert main(["logs", f"sweep_dir={sweep}", f"run={BAD.run_id}"]) == 0
-    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
+    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, starts, **k: make_result(s))
     assert RunResult.load(path.parent).status == "finished"
     assert (path.parent / "result-failed-1.json").exists()
 

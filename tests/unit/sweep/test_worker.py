@@ -67,7 +67,7 @@ def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
     victim.wait()
 
     def quick(*args, **kwargs):
-        return make_result(spec, attempts=kwargs["attempts"])
+        return make_result(spec, attempts=kwargs["starts"])
 
     assert work(tmp_path, quick, "heir").finished == [spec.run_id]
     assert RunResult.load(run_dir).attempts == 2

@@ -292,7 +292,7 @@ def needs(rows: int, used: list[int]):
         on_start(tokens)
         if used[-1] > rows:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return make_result(spec, attempts=kwargs["attempts"])
+        return make_result(spec, attempts=kwargs["starts"])
 
     return train
 

@@ -4,13 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from train_world import make_runtime, make_spec
+from train_world import make_runtime
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.plan.records import RunSpec
 from chinchilla.train import train_run
-from chinchilla.train.preflight import rows_per_rank
 
 RUNTIME = make_runtime()
 
@@ -30,10 +29,3 @@ def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp
     with pytest.raises(InputError, match=f"belongs to run {spec.run_id}, not {other.run_id}"):
         train_run(other, tmp_path, data_dir, RUNTIME)
     assert RunSpec.from_dict(read_json(tmp_path / "spec.json", "spec"), "here") == spec
-
-
-def test_a_batch_that_does_not_divide_among_ranks_is_refused():
-    spec = make_spec(batch_tokens=8 * 16)
-    assert rows_per_rank(spec, 4) == 2
-    with pytest.raises(InputError, match=r"batch of 8 rows \(128 tokens\) .* among 3 ranks"):
-        rows_per_rank(spec, 3)

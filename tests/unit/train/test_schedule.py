@@ -7,11 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train_world import make_spec
 
-from chinchilla.train.schedule import learning_rate
+from chinchilla.config.groups import SCHEDULES
+from chinchilla.train.schedule import DECAYS, learning_rate
 
 SPEC = replace(
     make_spec(), steps=100, cosine_steps=100, warmup_steps=10, peak_lr=3e-3, final_lr_ratio=0.1
 )
+
+
+def test_every_schedule_of_a_recipe_has_a_rate():
+    assert set(DECAYS) == set(SCHEDULES)
 
 
 def test_warm_up_is_linear_and_ends_at_the_peak():

@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from train_world import (
 
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
+from chinchilla.plan.memory import memory
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
@@ -119,7 +121,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(
         assert train_run(spec, run_dir, data_dir, RUNTIME, should_stop=should_stop) is None
         assert not (run_dir / "curve.npz").exists()
         done = stop
-    result = train_run(spec, run_dir, data_dir, RUNTIME, attempts=3)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, starts=3)
     same_bits(*whole, result, run_dir)
     assert result.attempts == 3
     timing = {"tokens_per_second"}
@@ -241,6 +243,20 @@ def test_micro_batches_change_only_the_rounding(
     assert result.validation_loss["validation"] == pytest.approx(
         whole[0].validation_loss["validation"], abs=1e-4
     )
+
+
+def test_the_automatic_micro_batch_divides_the_rows_of_the_rank(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """24 rows on 6 ranks, with room for 3 of the 4 rows of each: 2+2 rather than 3+1."""
+    spec = make_spec(data_dir, batch_tokens=24 * SEQ_LEN)
+    room = memory(spec, 3 * SEQ_LEN, 2, device="cpu").total
+    monkeypatch.setattr(trainer.devices, "memory_room", lambda device: room)
+    group = SimpleNamespace(world_size=6, shards=2, gather=lambda own: [own] * 6)
+    run = SimpleNamespace(
+        spec=spec, runtime=make_runtime(), rows=24 // 6, group=group, device=torch.device("cpu")
+    )
+    assert trainer.Trainer._micro_batch_rows(run) == 2
 
 
 def test_micro_batches_have_the_configured_size(spec: RunSpec, data_dir: Path, tmp_path: Path):

@@ -11,9 +11,10 @@ import slurm_fakes
 from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_result, make_specs, make_sweep
 
+from chinchilla.config import TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.run_files import missing_specs, run_dir_of
 from chinchilla.sweep.slurm import queue
 
 SUPPORT = Path(slurm_fakes.__file__).parent
@@ -94,6 +95,21 @@ def test_launching_again_replaces_only_jobs_that_have_ended(
     output = json.loads(capsys.readouterr().out)
     assert (output["n_submitted"], output["n_earlier"]) == (2, 3)
     assert output["earlier_job_ids"] == ["41", "42"]
+
+
+def test_jobs_of_train_train_only_its_run_and_count_only_for_it(tmp_path: Path, fake: FakeSlurm):
+    specs, sweep = make_specs(3), tmp_path / "sweep"
+    make_sweep(sweep, specs[1:])
+    settings = TrainCommand(cluster=on_slurm().cluster, format="json")
+    launch(settings, specs[:1], sweep, tmp_path)
+    launch(settings, specs[:1], sweep, tmp_path)
+    [array] = queue.job_arrays(sweep).values()
+    assert missing_specs(sweep, array.selection) == specs[:1]
+    launch(settings, specs[1:2], sweep, tmp_path)
+    launch(on_slurm(), specs, sweep, tmp_path)
+    assert [row.split("|")[0] for row in fake.jobs()] == ["41", "42", "43", "43", "43"]
+    launch(settings, specs[2:], sweep, tmp_path)  # a job of the whole sweep will train it
+    assert len(fake.jobs()) == 5
 
 
 def test_jobs_of_other_sweeps_are_not_counted(tmp_path: Path, fake: FakeSlurm):

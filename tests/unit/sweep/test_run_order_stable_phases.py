@@ -13,7 +13,7 @@ from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.cost import estimate
 from chinchilla.sweep.run_files import run_dir_of, stable_phase_step
-from chinchilla.sweep.schedule import in_order, should_wait
+from chinchilla.sweep.run_order import in_order, should_wait
 from chinchilla.sweep.slurm.submit import submit
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.sweep.worker import Worker

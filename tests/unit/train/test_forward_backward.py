@@ -7,7 +7,7 @@ import torch
 from train_world import make_spec
 
 from chinchilla.model import Transformer, compiling
-from chinchilla.train.train_step import ForwardBackward
+from chinchilla.train.forward_backward import ForwardBackward
 
 SHAPE = make_spec().model
 
@@ -23,9 +23,11 @@ def accumulated(
     """Loss and gradients of a batch, split into micro-batches."""
     model = Transformer(SHAPE, **settings).init_weights(0)
     share = 1 / batch[:, 1:].numel()
-    passes = ForwardBackward(model, micro_rows, share, cuda_graphs=False, may_fall_back=True)
-    passes.prepare(batch)
-    loss = sum(float(passes.forward_backward(micro)) for micro in batch.split(micro_rows))
+    forward_backward = ForwardBackward(
+        model, micro_rows, share, cuda_graphs=False, may_fall_back=True
+    )
+    forward_backward.prepare(batch)
+    loss = sum(float(forward_backward(micro)) for micro in batch.split(micro_rows))
     return loss, [p.grad for p in model.parameters()]
 
 
@@ -87,7 +89,7 @@ def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
 
 def test_zero_grad_discards_gradients():
     model = Transformer(SHAPE).init_weights(0)
-    passes = ForwardBackward(model, 2, 1.0, cuda_graphs=False, may_fall_back=True)
-    passes.forward_backward(tokens(2))
-    passes.zero_grad()
+    forward_backward = ForwardBackward(model, 2, 1.0, cuda_graphs=False, may_fall_back=True)
+    forward_backward(tokens(2))
+    forward_backward.zero_grad()
     assert all(p.grad is None for p in model.parameters())

@@ -7,7 +7,7 @@ import pytest
 from sweep_fakes import make_specs
 
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.schedule import SIMILAR_C, in_order
+from chinchilla.sweep.run_order import SIMILAR_C, in_order
 
 
 def runs(*settings: tuple[int, float]) -> list[RunSpec]:

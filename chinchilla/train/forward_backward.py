@@ -63,7 +63,7 @@ class ForwardBackward:
         if self.cuda_graphs:
             self._capture(batch[: self.rows])
 
-    def forward_backward(self, tokens: Tensor) -> Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights.
 
         Args:
