@@ -116,13 +116,14 @@ def test_cancelled_jobs_are_replaced_and_train_the_rest(sweep: Sweep, reference:
     wait_until(lambda: f"{job}_1" not in queue())
     printed = sweep.launch_on_slurm()
     assert (printed["n_submitted"], printed["n_earlier"]) == (1, 1)
-    wait_until(lambda: sweep.results() and len(sweep.running()) == 2)
+    wait_until(sweep.results)
     slurm("scancel", job, *printed["job_ids"])
     sweep.wait_for_the_end()
     before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     assert 0 < len(before) < N_CELLS
     printed = sweep.launch_on_slurm()
-    assert (printed["n_submitted"], printed["n_earlier"]) == (2, 0)
+    n_left = N_CELLS - len(before)
+    assert (printed["n_submitted"], printed["n_earlier"]) == (min(2, n_left), 0)
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference, n_interrupted=3)
     assert {p: p.read_bytes() for p in before} == before
