@@ -51,7 +51,7 @@ def propose(command: config.PlanCommand) -> int:
     vocab_size = given or (tokens.vocab_size if tokens else default.grid.vocab_size)
     chosen = command.recipe != default.recipe
     recipe = command.recipe if chosen else compose("plan", [f"recipe={RECIPE}"]).recipe
-    total = _total_flops(command)
+    total = total_flops(command)
     # Rows are at most 2,048 tokens long; with shorter rows slightly more tokens can be used.
     available = command.epochs * tokens.epoch_tokens(2048) if tokens else math.inf
     grid = propose_grid(total, recipe, vocab_size=vocab_size, available_tokens=available, name=name)
@@ -94,7 +94,7 @@ def _defaults() -> config.PlanCommand:
     return default
 
 
-def _total_flops(command: config.PlanCommand) -> float:
+def total_flops(command: config.PlanCommand) -> float:
     """Training FLOPs of all runs together, from hours, price or total_flops."""
     cluster = command.cluster
     hours = command.gpus * command.hours

@@ -5,40 +5,44 @@ import json
 import pytest
 from command_line import one_line
 
+from chinchilla.commands.propose import total_flops
+from chinchilla.config.compose import compose
+
 SMALL = "total_flops=3e13 grid.vocab_size=1024"
 
 
-def test_the_written_grid_plans_the_proposed_runs(say, tmp_path):
-    done = say(f"plan {SMALL} save=mine/grid/first.yaml format=json")
+def test_a_proposal_names_its_parts_and_its_grid_plans_the_same_runs(say, tmp_path):
+    done = say(f"plan {SMALL} save=mine/grid/first.yaml")
     assert (done.code, done.err) == (0, "")
-    proposed = json.loads(done.out)
-    again = say(
-        "plan --config-dir mine grid=first recipe=step_law grid.vocab_size=1024 format=json"
-    )
-    assert {r["run_id"].rpartition("-")[0] for r in json.loads(again.out)["runs"]} == {
-        run_id.rpartition("-")[0] for run_id in proposed["runs"]
-    }  # the hash contains the data and the precision
-    assert sum(r["C"] for r in json.loads(again.out)["runs"]) <= 3e13
-    low, _, high = proposed["expected_precision"]["a"]
-    assert low < proposed["expected_precision"]["true_a"] < high
-
-
-def test_the_text_names_compute_recipe_precision_and_the_next_command(say, tmp_path):
-    out = say(f"plan {SMALL} save=mine/grid/first.yaml").out
     for part in (
         "Compute: 3e+13 FLOPs",
+        "The proposed 27 runs",
         "Rows of 256 tokens",
         "Expected precision: of 80 sweeps",
         "Next: chinchilla sweep --config-dir mine grid=first recipe=step_law",
     ):
-        assert part in out
+        assert part in done.out
+    again = say(
+        "plan --config-dir mine grid=first recipe=step_law grid.vocab_size=1024 format=json"
+    )
+    runs = json.loads(again.out)["runs"]
+    assert len(runs) == 27
+    assert 0.9 * 3e13 < sum(run["C"] for run in runs) <= 3e13
 
 
-def test_hours_and_price_become_flops(say):
-    hours = say("plan gpus=2 hours=3 format=json")
-    assert json.loads(hours.out)["total_flops"] == pytest.approx(2 * 3 * 3600 * 989e12 * 0.4)
-    price = say("plan price=15 format=json")  # 6 device-hours at 2.5
-    assert json.loads(price.out)["total_flops"] == pytest.approx(2 * 3 * 3600 * 989e12 * 0.4)
+@pytest.mark.slow
+def test_a_proposal_as_json(say):
+    found = json.loads(say(f"plan {SMALL} format=json").out)
+    low, _, high = found["expected_precision"]["a"]
+    assert low < found["expected_precision"]["true_a"] < high
+    assert len(found["runs"]) == 27
+    assert found["grid"]["sizes_per_budget"] == 7
+    assert found["recipe"]["lr_batch_rule"] == "step_law"
+
+
+def test_hours_and_price_become_flops():
+    for words in (["gpus=2", "hours=3"], ["price=15"]):  # 6 device-hours at 2.5
+        assert total_flops(compose("plan", words)) == pytest.approx(6 * 3600 * 989e12 * 0.4)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def runs(grid: GridConfig, vocab_size: int):
 
 
 @pytest.mark.parametrize(
-    ("flops", "vocab_size"), [(2e13, 512), (1e16, 4096), (1e18, 8192), (1.4e20, 32_000), (1e22, 32_000)]
+    ("flops", "vocab_size"), [(2e13, 512), (1e18, 8192), (1e22, 32_000)]
 )  # fmt: skip
 def test_proposed_grids_spend_nearly_all_compute_and_bracket_every_optimum(flops, vocab_size):
     grid = propose_grid(flops, STEP_LAW, vocab_size=vocab_size)

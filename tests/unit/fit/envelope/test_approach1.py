@@ -165,7 +165,9 @@ def test_ends_of_runs_at_one_ratio_are_refused(observe, law):
         fit_envelope(observe(N, 20 * N, law(N, 20 * N)))
     assert error.value.kind == "one_ray"
     D = N * np.where(np.arange(15) % 2, 24, 20)
-    with pytest.raises(FitError, match=r"on average only 0\.0 other sizes.*the planned sizes") as error:
+    with pytest.raises(
+        FitError, match=r"on average only 0\.0 other sizes.*the planned sizes"
+    ) as error:
         fit_envelope(observe(N, D, law(N, D)))
     assert error.value.kind == "no_overlap"
 
@@ -176,7 +178,9 @@ def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe,
     N = np.repeat(np.geomspace(5e7, 5e9, 8), 5)
     D = N * np.tile([5.0, 10, 20, 40, 80], 8)
     obs = observe(N, D, law(N, D))
-    with pytest.raises(FitError, match=r"on average only 0\.9 other sizes.*Give the curves, or train"):
+    with pytest.raises(
+        FitError, match=r"on average only 0\.9 other sizes.*Give the curves, or train"
+    ):
         fit_envelope(obs)
     monkeypatch.setattr(approach1, "check_competition", lambda runs: None)
     assert abs(fit_envelope(obs, n_bootstrap=0).N_opt.exponent - 1 / 3) > 0.07
