@@ -69,7 +69,7 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
             **asdict(step.run),
             "order": order,
             "ratio": step.run.D / step.run.N,
-            "narrows": step.narrows,
+            "narrows": f"{step.narrows:.1%}",
             "after": between(step.interval80),
             "factor": step.width,
         }

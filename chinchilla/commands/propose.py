@@ -79,6 +79,8 @@ def propose(command: config.PlanCommand) -> int:
     _show(command, total, specs, power, available)
     words = f"recipe={RECIPE}" if not chosen else "with the same recipe"
     data = f" data_dir={command.data_dir}" if command.data_dir else ""
+    if command.epochs != 1:
+        data += f" epochs={command.epochs:g}"
     if command.save:
         print(
             f"wrote {command.save}. Next: chinchilla sweep --config-dir {folder} grid={name} {words}{data}"
@@ -144,7 +146,7 @@ def _show(
     spent = sum(s.C for s in specs)
     print(
         f"Compute: {total:.3g} FLOPs ({number(total / rate / 3600)} device-hours at {cluster.mfu:.0%} of "
-        f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {spent / total:.0%} of it."
+        f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {_share(spent / total)} of it."
     )
     if math.isfinite(available_tokens) and spent < SPENT * total:
         print(
@@ -180,6 +182,10 @@ def _show(
         f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
         f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
+
+
+def _share(x: float) -> str:
+    return "under 1%" if x < 0.01 else f"{x:.0%}"
 
 
 def _range(values: Sequence[float], form: Any) -> str:

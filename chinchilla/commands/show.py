@@ -35,7 +35,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {  # of numbers in records; others ha
     **dict.fromkeys(("N_interval80", "D_interval80", "interval80"), between),
     **dict.fromkeys(("L_interval80", "interval"), lambda ends: "{:.4f}-{:.4f}".format(*ends)),
     **dict.fromkeys(("L", "predicted", "measured", "once", "unlimited"), "{:.4f}".format),
-    **dict.fromkeys(("excess", "narrows", "off"), lambda share: f"{100 * share:+.3g}%"),
+    **dict.fromkeys(("excess", "off"), lambda share: f"{100 * share:+.3g}%"),
     "extra_loss": "{:+.4f}".format,
 }
 

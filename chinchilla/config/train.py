@@ -105,6 +105,11 @@ class PlanCommand(Config):
             raise InputError(
                 "out= has no effect for a proposed grid. Give save=FOLDER/grid/NAME.yaml."
             )
+        for name, unused in (("out", ""), ("data_dir", ""), ("epochs", 1.0)):
+            if self.tokens and getattr(self, name) != unused:
+                raise InputError(
+                    f"{name}= has no effect with tokens=, for one model. Leave it out."
+                )
 
 
 @dataclass(kw_only=True)

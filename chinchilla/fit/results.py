@@ -113,7 +113,7 @@ class FitResults:
 
         if self.recommended is None:
             return None
-        return RecommendedModel.from_dict(self.recommended, "recommended")
+        return RecommendedModel.from_dict(self.recommended, "frontier.json: recommended")
 
     def observations(self) -> Observations:
         """Return the observations that were fitted, from memory or from observations.csv.

@@ -18,16 +18,16 @@ ALL_COLUMNS = (*COLUMNS, *OPTIONAL, *CONVENTIONS)
 
 _COUNT = "n num number of count total"
 _WORDS = {  # column -> its name has one of the first words, and no others than the second
-    "run_id": ("run id runid", "name"),
+    "run_id": ("run id runid", "name uid"),
     "budget_flops": ("budget", "flops flop isoflop"),
     "C": ("flops flop compute", f"{_COUNT} train training spent"),
-    "N": ("params parameters param parameter nparams", f"{_COUNT} model nonembedding"),
+    "N": ("params parameters nparams", f"{_COUNT} model param parameter nonembedding"),
     "D": (
-        "tokens token ntokens",
-        f"{_COUNT} train training trained seen consumed processed data dataset throughput",
+        "tokens ntokens",
+        f"{_COUNT} train training trained seen consumed processed data dataset",
     ),
     "L": (
-        "loss entropy crossentropy",
+        "loss crossentropy crossentropyloss",
         "final lm ce cross train training val valid validation eval test heldout",
     ),
     "unique_tokens": ("unique", "n num tokens"),
@@ -118,13 +118,17 @@ def _column_named(name: str) -> tuple[str, dict[str, str]]:
     if name in ALL_COLUMNS:  # single letters exactly: l, d and n are often layers and widths
         return name, {}
     plain = re.sub(r"non?_?emb(ed(ding)?s?)?(?=_|$)", "nonembedding", normalized(name))
-    plain = plain.replace("held_out", "heldout")
+    plain = plain.replace("held_out", "heldout").replace("cross_entropy", "crossentropy")
     if len(plain) > 1 and plain in ALL_COLUMNS:
         return plain, {}
     if plain in _TARGET_NAMES:
         return _TARGET, {}
-    if plain == "model_size":
+    if plain in ("model_size", "param_count", "parameter_count"):
         return "N", {}
+    if plain == "n_nonembedding":
+        return "N", {"n_convention": "non_embedding"}
+    if plain in ("token_count", "throughput_total_tokens"):
+        return "D", {}
     words = set(plain.split("_"))
     for column, (needed, allowed) in _WORDS.items():
         if words & set(needed.split()) and words <= {*needed.split(), *allowed.split()}:

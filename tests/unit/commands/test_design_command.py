@@ -27,7 +27,7 @@ def test_a_design_states_its_cost_and_benefit(say, fits):
     first, *_, last = told["steps"]
     assert f"a factor {told['width']:.3g}." in out
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
-    assert f" {100 * first['narrows']:+.3g}% " in out
+    assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
 
 

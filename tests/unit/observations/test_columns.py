@@ -9,7 +9,7 @@ from tables import BUDGET_RUNS, LAW, RUNS, assert_same_runs
 from chinchilla import cli
 from chinchilla.core.errors import InputError
 from chinchilla.observations import Observations
-from chinchilla.observations.columns import COLUMNS, EXAMPLES
+from chinchilla.observations.columns import COLUMNS, EXAMPLES, column_of
 
 
 @pytest.mark.parametrize(
@@ -169,3 +169,15 @@ def test_a_frame_is_read_with_a_mapping():
     frame = {"Model Size (M)": [100, 200], "D": ["2B", "4B"], "L": [3.5, 3.2]}
     obs = Observations.from_frame(frame, columns={"N": "Model Size (M)"})
     assert (obs.N.tolist(), obs.D.tolist()) == ([1e8, 2e8], [2e9, 4e9])
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("n_non_embedding", "N"), ("param_count", "N"), ("run_uid", "run_id"), ("crossentropyloss", "L"),
+        ("cross_entropy", "L"), ("throughput/total_tokens", "D"),
+        ("param", ""), ("entropy", ""), ("throughput_tokens", ""),
+    ],
+)  # fmt: skip
+def test_names_of_other_tools_are_found_and_single_words_of_other_quantities_are_not(name, column):
+    assert column_of(name)[0] == column
