@@ -1,8 +1,11 @@
 """Conventions for counting C, N and L; formatting and comparing of counts."""
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from chinchilla.core.shapes import FLOP_CONVENTIONS
+
+if TYPE_CHECKING:  # `chinchilla --help` imports this module, and NumPy takes a tenth of its time
+    import numpy as np
 
 CONVENTIONS: dict[str, tuple[str, ...]] = {  # what each convention of a table of runs may be
     "flop_convention": ("unknown", *FLOP_CONVENTIONS),
@@ -47,8 +50,10 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
-def same_values(x: np.ndarray) -> np.ndarray:
+def same_values(x: "np.ndarray") -> "np.ndarray":
     """(n,) an integer per value, shared by positive values that differ by less than SAME, relative."""
+    import numpy as np
+
     order = np.argsort(x, kind="stable")
     ids = np.empty(len(x), int)
     steps = np.diff(x[order]) > SAME * x[order][1:]
@@ -56,7 +61,9 @@ def same_values(x: np.ndarray) -> np.ndarray:
     return ids
 
 
-def is_rounded(x: np.ndarray) -> np.ndarray:
+def is_rounded(x: "np.ndarray") -> "np.ndarray":
     """(n,) bool, whether a positive value has fewer than PRECISE_DIGITS significant digits."""
+    import numpy as np
+
     scaled = x * 10.0 ** (PRECISE_DIGITS - 2 - np.floor(np.log10(x)))
     return np.abs(np.round(scaled) - scaled) < SAME * scaled
