@@ -79,6 +79,8 @@ def propose(command: config.PlanCommand) -> int:
     _show(command, total, specs, power, available)
     words = f"recipe={RECIPE}" if not chosen else "with the same recipe"
     data = f" data_dir={command.data_dir}" if command.data_dir else ""
+    if given:
+        data += f" grid.vocab_size={given}"
     if command.epochs != 1:
         data += f" epochs={command.epochs:g}"
     if command.save:

@@ -110,10 +110,9 @@ def _grid(
         Refusal: the smallest budget needs models or batches that are too small.
     """
     budgets = [float(f"{largest * STEP**-k:.2g}") for k in range(n_budgets)]
-    defaults = GridConfig(budgets=budgets, models=["unused"])
 
     def expected(budget: float) -> float:
-        return defaults.expected_coefficient * budget**defaults.expected_exponent
+        return GridConfig.expected_coefficient * budget**GridConfig.expected_exponent
 
     low, high = expected(budgets[-1]) / SPAN, expected(budgets[0]) * SPAN
     seq_len = _seq_len(recipe, budgets[-1] / (6 * expected(budgets[-1]) * SPAN))

@@ -209,8 +209,8 @@ def _submit_array(
 def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     """The batch script of an array, as submitit writes it for any command.
 
-    submitit's own submission would pickle a function call for each job, which a launcher killed just
-    after sbatch would leave unwritten. Our jobs read job.json, which is written before.
+    Only the script is submitit's: its jobs call functions from files that are written after sbatch, and
+    that a killed launcher would leave out. Our jobs read job.json, which is written before.
     """
     import submitit
 

@@ -238,7 +238,7 @@ def test_the_value_of_repeats_is_fitted_to_runs(say, tmp_path):
     for head in ("N,D,L,unique_tokens", "params,Tokens,loss,unique_tokens"):
         (tmp_path / "repeats.csv").write_text(f"{head}\n{text}")
         told = say(f"{words} format=json").json["repeated"]
-        assert (told["R_D"], told["R_N"]) == pytest.approx((8, 3), rel=0.02)
+        assert (told["R_D"], told["R_N"]) == pytest.approx((8, 3), rel=1e-3)
     assert "fit these runs equally well (within 1%)" in say(words).out
     (tmp_path / "repeats.csv").write_text(f"{head}\n{text}1 zillion,1e9,3,1e9\n")
     one_line(say(words), 2, "repeats.csv line 46", "'1 zillion'")

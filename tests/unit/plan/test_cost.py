@@ -3,27 +3,14 @@
 from pathlib import Path
 
 import pytest
+from planned import one_run
 from train_world import make_spec
 
-from chinchilla.config import ClusterConfig, RecipeConfig
-from chinchilla.core.shapes import named_shapes
+from chinchilla.config import ClusterConfig
 from chinchilla.plan.cost import plan_cost, reused_steps
-from chinchilla.plan.grid import plan_run
 from chinchilla.plan.records import RunSpec
 
-SMALL = named_shapes()["44m"]
 COOLDOWN = {"schedule": "cooldown", "final_lr_ratio": 0.0, "warmup_steps": 3}
-
-
-def one_run(shape=SMALL, recipe=None, **changes):
-    settings = {
-        "flop_convention": "paper",
-        "data_id": "d",
-        "precision": "bf16",
-        "budget_flops": 6e18,
-        **changes,
-    }
-    return plan_run(shape, recipe or RecipeConfig(), **settings)
 
 
 def horizons(data_dir: Path | None, *steps: int, **recipe) -> list[RunSpec]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from planned import SMALL, one_run
 
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core import paper
@@ -16,22 +17,9 @@ from chinchilla.plan.grid import (
     check_same_recipe,
     check_tokens,
     plan_grid,
-    plan_run,
 )
 
-SMALL = named_shapes()["44m"]
 PAPER_MODELS = list(named_shapes())[:50]
-
-
-def one_run(shape=SMALL, recipe=None, **changes):
-    settings = {
-        "flop_convention": "paper",
-        "data_id": "d",
-        "precision": "bf16",
-        "budget_flops": 6e18,
-        **changes,
-    }
-    return plan_run(shape, recipe or RecipeConfig(), **settings)
 
 
 def paper_grid(**changes) -> GridConfig:

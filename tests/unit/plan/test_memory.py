@@ -3,25 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from planned import SMALL, one_run
 from train_world import make_spec
 
 from chinchilla.config import RecipeConfig
 from chinchilla.core.shapes import named_shapes, shape_named
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory, rows_that_fit
-
-SMALL = named_shapes()["44m"]
-
-
-def one_run(shape=SMALL, recipe=None, **changes):
-    settings = {
-        "flop_convention": "paper",
-        "data_id": "d",
-        "precision": "bf16",
-        "budget_flops": 6e18,
-        **changes,
-    }
-    return plan_run(shape, recipe or RecipeConfig(), **settings)
 
 
 def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
