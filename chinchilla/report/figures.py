@@ -70,7 +70,13 @@ def report_figures(
     if loss == isoflop.L_NAMES["train"]:
         errors = {r.spec.run_id: r.final_loss_se for r in results if r.final_loss_se is not None}
     bars = "; bars are standard errors of the final training loss" if errors else ""
-    late = refused = paper = ""
+    dots = late = refused = paper = ""
+    if envelope is not None:
+        dots = (
+            " Black dots: the lowest loss at C FLOPs among the runs that reached C. As C grows, the lowest loss "
+            "should come from larger models, and the black dots should lie near the ends of runs: earlier, the "
+            "learning rate is still high, which raises the loss."
+        )
     if envelope is not None and envelope.details.get("tail_share") is not None:
         late = (
             f" Here {envelope.details['tail_share']:.0%} of them lie in the last 15% of their run; in the "
@@ -96,11 +102,8 @@ def report_figures(
             "training_curves",
             "Training curves and the envelope",
             training_curves(points, envelope, results, curves),
-            "One line per run, coloured by model size; long runs are shown as means in bins. Black "
-            "dots: the lowest loss at C FLOPs among the runs that reached C. As C grows, the lowest "
-            "loss should come from larger models, and the black dots should lie near the ends of runs: "
-            "earlier, the learning rate is still high, which raises the loss."
-            f"{late} After figure 2 of the paper, left.",
+            "One line per run, coloured by model size; long runs are shown as means in bins."
+            f"{dots}{late} After figure 2 of the paper, left.",
         ),
         Drawing(
             "isoflop_curves",
