@@ -11,15 +11,9 @@ from chinchilla.config.data import (
     SourceConfig,
     TokenizerConfig,
 )
+from chinchilla.config.execution import ClusterConfig, ResourceConfig, RuntimeConfig
 from chinchilla.config.fit import APPROACHES, DiagnoseCommand, FitCommand, ReportCommand
-from chinchilla.config.groups import (
-    ClusterConfig,
-    GridConfig,
-    ModelConfig,
-    RecipeConfig,
-    ResourceConfig,
-    RuntimeConfig,
-)
+from chinchilla.config.groups import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.config.predict import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
 from chinchilla.config.reproduce import FetchCommand, ReproduceCommand
 from chinchilla.config.sweep import (

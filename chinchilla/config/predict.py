@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chinchilla.config.checks import FORMATS
-from chinchilla.config.groups import MFU_HELP, POSITIONS_HELP, SHARE
+from chinchilla.config.execution import MFU_HELP, SHARE
+from chinchilla.config.groups import POSITIONS_HELP
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.paper import LOSS_LAWS

@@ -3,13 +3,8 @@
 from dataclasses import dataclass, field
 
 from chinchilla.config.checks import FORMATS
-from chinchilla.config.groups import (
-    ClusterConfig,
-    GridConfig,
-    ModelConfig,
-    RecipeConfig,
-    RuntimeConfig,
-)
+from chinchilla.config.execution import ClusterConfig, RuntimeConfig
+from chinchilla.config.groups import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS

@@ -17,7 +17,8 @@ from chinchilla.config.compose import (
     config_dir,
     groups_of,
 )
-from chinchilla.config.groups import ClusterConfig, GridConfig, RecipeConfig, RuntimeConfig
+from chinchilla.config.execution import ClusterConfig, RuntimeConfig
+from chinchilla.config.groups import GridConfig, RecipeConfig
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
@@ -221,7 +222,7 @@ def test_plan_sweep_and_train_have_the_same_defaults(tmp_path, words):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_named_options_hold_no_defaults(group, defaults):
-    """A default has one place, `chinchilla/config/groups.py`."""
+    """A default has one place, `chinchilla/config/`."""
     for name in choices(group):
         values = OmegaConf.load(config_dir() / group / f"{name}.yaml")
         values.pop("kind", None)  # says which cluster it is
