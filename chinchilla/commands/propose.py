@@ -184,6 +184,19 @@ def _show(
         f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
         f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
+    errors = "; ".join(_systematic(shift, error) for shift, error in power.systematic.items())
+    print(f"Errors of this grid without noise: {errors}.")
+
+
+def _systematic(shift: float, error: tuple[float, float] | None) -> str:
+    """The error of a and N_opt for a true optimum that is `shift` times the expected one."""
+    where = "with the optimum as expected"
+    if shift != 1:
+        factor, word = (shift, "larger") if shift > 1 else (1 / shift, "smaller")
+        where = f"if it is {factor:g} times {word}"
+    if error is None:
+        return f"{where}, no answer: too few minima lie within the sizes"
+    return f"{where}, {error[0]:+.3f} in a and {error[1]:+.0%} in N_opt"
 
 
 def _share(x: float) -> str:

@@ -130,7 +130,7 @@ def show_plan(
     needed = {s.run_id: memory(s, s.model.seq_len).total for s in specs}
     shared = reused_steps(specs)
     table = new_table(
-        f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
+        f"{specs[0].sweep}: {len(specs)} runs, recipe={specs[0].recipe}, C counted as {specs[0].flop_convention}",
         ("budget", "N", "D, tokens", "D/N", "batch", "steps", "peak lr", "C, FLOPs", "memory", "time"),
     )  # fmt: skip
     table.grouped = True

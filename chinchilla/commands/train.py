@@ -41,7 +41,7 @@ def train(command: config.TrainCommand) -> int:
         loss = f"final loss {result.final_loss:.4f}{se} nats/token"
     validation = ", ".join(f"{k} {v:.4f}" for k, v in result.validation_loss.items())
     print(
-        f"{spec.run_id}: {result.status}, {loss}; {validation or 'no validation loss'}. "
+        f"{spec.run_id} (recipe={spec.recipe}): {result.status}, {loss}; {validation or 'no validation loss'}. "
         f"{run_dir / 'result.json'}"
     )
     return 0

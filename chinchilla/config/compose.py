@@ -85,7 +85,15 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     OmegaConf.set_readonly(result, False)
     OmegaConf.set_struct(result, False)
     del result["hydra"]
+    if "recipe" in chosen and not result.recipe.name:
+        result.recipe.name = _recipe_name(chosen["recipe"], overrides)
     return result, chosen
+
+
+def _recipe_name(option: str, overrides: Sequence[str]) -> str:
+    """The option and what was given beside it: `paper, batch_tokens=65536`."""
+    given = [word.removeprefix("recipe.") for word in overrides if word.startswith("recipe.")]
+    return ", ".join([option, *given])
 
 
 @functools.cache

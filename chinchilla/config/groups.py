@@ -29,8 +29,11 @@ class ModelConfig(Config, prefix="model."):
 
 @dataclass(kw_only=True)
 class RecipeConfig(Config, prefix="recipe."):
-    """How to train models of every size. All of these settings are part of run_id."""
+    """How to train models of every size. All settings except name and max_lr_ratio change run_id."""
 
+    name: str = setting(
+        "", "Name in plans and reports; empty = the chosen option and what differs."
+    )
     lr_batch_rule: str = setting(
         "none",
         "Published law that sets peak_lr and batch_tokens where these are 0.",
@@ -40,6 +43,11 @@ class RecipeConfig(Config, prefix="recipe."):
         2e-4,
         "Learning rate after warm-up, for d_model = lr_base_width; 0 = set by lr_batch_rule.",
         at_least=0,
+    )
+    max_lr_ratio: float = setting(
+        10.0,
+        "A peak rate is refused if it is outside of the published laws by more than this factor.",
+        above=1,
     )
     lr_base_width: int = setting(
         512, "d_model that peak_lr is given for; base width of mup and completep.", above=0

@@ -10,13 +10,14 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
-from chinchilla.fit.loss_law import FrontierSolver, named_law
+from chinchilla.fit.loss_law import FrontierSolver, LossLaw, named_law
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunSpec
 
 FAR = 10.0  # over the largest budget: where N_opt is estimated
 PUBLISHED_FROM = 1e19  # FLOPs; published laws give absurd losses to much smaller budgets
 LEVELS = (10, 50, 90)  # percentiles
+SHIFTS = (1 / 3, 1.0, 3.0)  # of the true optimum, for the errors without noise
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Power:
     C: float  # FAR * the largest budget
     N_opt: tuple[float, float, float]
     true_N_opt: float
+    # Errors of the fit without noise, which more runs of the same grid would not reduce: estimate of a
+    # minus the true one, and of N_opt at C relative to it. By true optimum over the middle of the sizes; None
+    # where approach 2 is refused, because no minimum lies within the sizes of enough budgets.
+    systematic: dict[float, tuple[float, float] | None]
 
 
 def expected_precision(
@@ -66,32 +71,54 @@ def expected_precision(
     N = np.array([float(s.N) for s in specs])
     D = np.array([float(s.D) for s in specs])
     rng = np.random.default_rng(seed)
-    estimates, failure = [], None
     obs = _observations(specs, N, D, true(N, D))
     C = FAR * largest
     solver = FrontierSolver.of(obs)
-    (log_k, true_a), _ = solver.lines(true)
-    for _ in range(n_sweeps):
-        losses = true(N, D) * np.exp(noise * rng.normal(size=len(N)))
+
+    def fitted(losses: np.ndarray) -> tuple[float, float]:
+        """Approach 2's a and N_opt at C."""
+        result = fit_isoflop(_observations(specs, N, D, losses), n_bootstrap=0)
+        return result.N_opt.exponent, float(result.N_opt(C))
+
+    def frontier(law: LossLaw) -> tuple[float, float]:
+        """The law's own a and N_opt at C."""
+        (log_k, a), _ = solver.lines(law)
+        return float(a), float(np.exp(log_k + a * np.log(C)))
+
+    true_a, true_N_opt = frontier(true)
+    systematic: dict[float, tuple[float, float] | None] = {}
+    budget = sorted(s.budget_flops for s in specs if s.budget_flops)[-1]
+    log_N = np.log([s.N for s in specs if s.budget_flops == budget])
+    for shift in SHIFTS:
+        # N_opt is proportional to (A / B)^(1 / (alpha + beta)).
+        moved = shift * float(np.exp(log_N.mean())) / float(true.optimum(budget).N)
+        law_ = replace(true, A=true.A * moved ** (true.alpha + true.beta))
+        own_a, own_N_opt = frontier(law_)
         try:
-            result = fit_isoflop(_observations(specs, N, D, losses), n_bootstrap=0)
+            a, N_opt = fitted(law_(N, D))
+            systematic[shift] = (a - own_a, N_opt / own_N_opt - 1)
+        except FitError:
+            systematic[shift] = None
+    estimates, failure = [], None
+    for _ in range(n_sweeps):
+        try:
+            estimates.append(fitted(true(N, D) * np.exp(noise * rng.normal(size=len(N)))))
         except FitError as error:
             failure = error
-            continue
-        estimates.append((result.N_opt.exponent, float(result.N_opt(C))))
     if failure is not None and len(estimates) < n_sweeps / 2:
         raise failure
-    a, N_opt = np.percentile(np.array(estimates), LEVELS, axis=0).T.tolist()
+    spread_a, spread_N = np.percentile(np.array(estimates), LEVELS, axis=0).T.tolist()
     return Power(
         law=law,
         noise=noise,
         n_sweeps=n_sweeps,
         n_failed=n_sweeps - len(estimates),
-        a=tuple(a),
-        true_a=float(true_a),
+        a=tuple(spread_a),
+        true_a=true_a,
         C=C,
-        N_opt=tuple(N_opt),
-        true_N_opt=float(np.exp(log_k + true_a * np.log(C))),
+        N_opt=tuple(spread_N),
+        true_N_opt=true_N_opt,
+        systematic=systematic,
     )
 
 

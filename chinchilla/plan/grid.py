@@ -14,9 +14,10 @@ from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core.errors import DataError, InputError, Refusal
 from chinchilla.core.shapes import ModelShape, flops_per_token, n_params, shape_named
 from chinchilla.core.units import number
-from chinchilla.plan.lr_rules import apply_rule
+from chinchilla.plan.lr_rules import apply_rule, published_lr
 from chinchilla.plan.records import RunSpec, count_label
 
+MAX_STEPS = 5_000_000  # more are a mistake: GPT-3 had 300,000, and a step has an overhead
 MAX_USEFUL_EPOCHS = 40  # beyond them repeats have no measurable value (Muennighoff et al. 2023)
 
 
@@ -97,6 +98,12 @@ def plan_run(
             f"{number(D / recipe.batch_tokens)} steps of {recipe.batch_tokens} tokens; at least {min_steps} "
             "are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
         )
+    if steps > MAX_STEPS:
+        raise Refusal(
+            f"N={count_label(n_params(shape))} at {D:.3g} tokens has {steps:,} steps of {recipe.batch_tokens:,} "
+            f"tokens with recipe={recipe.name}; at most {MAX_STEPS:,} are planned. Raise recipe.batch_tokens, or "
+            "choose another recipe: recipe=step_law sets the batch of each run."
+        )
     warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))
     cooldown = 0
     if recipe.schedule == "cooldown":  # the stable phase must not depend on the length
@@ -107,7 +114,8 @@ def plan_run(
                 f"and {cooldown} of cool-down do not fit. Lower recipe.warmup_steps (with "
                 "recipe.schedule=cooldown it is the same for every horizon) or recipe.batch_tokens."
             )
-    lr_scale = (recipe.lr_base_width / shape.d_model) ** recipe.lr_width_exponent
+    peak_lr = recipe.peak_lr * (recipe.lr_base_width / shape.d_model) ** recipe.lr_width_exponent
+    _check_lr(peak_lr, recipe, shape, D)
     return RunSpec(
         sweep=sweep,
         budget_flops=float(budget_flops) if budget_flops else None,
@@ -118,7 +126,7 @@ def plan_run(
         steps=steps,
         cosine_steps=round(recipe.cosine_cycle * steps),
         warmup_steps=warmup,
-        peak_lr=recipe.peak_lr * lr_scale,
+        peak_lr=peak_lr,
         final_lr_ratio=recipe.final_lr_ratio,
         weight_decay=recipe.weight_decay,
         beta1=recipe.beta1,
@@ -133,7 +141,21 @@ def plan_run(
         parametrization=recipe.parametrization,
         base_width=0 if recipe.parametrization == "standard" else recipe.lr_base_width,
         base_layers=recipe.base_layers,
+        recipe=recipe.name,
     )
+
+
+def _check_lr(peak_lr: float, recipe: RecipeConfig, shape: ModelShape, D: float) -> None:
+    """Refuse a peak rate far from all published ones; that of mup and completep is for another width."""
+    published = published_lr(shape, D)
+    off = max(peak_lr / max(published.values()), min(published.values()) / peak_lr)
+    if recipe.parametrization == "standard" and off > recipe.max_lr_ratio:
+        laws = ", ".join(f"{name} {lr:.2g}" for name, lr in published.items())
+        raise Refusal(
+            f"N={count_label(n_params(shape))} at {D:.3g} tokens has the peak rate {peak_lr:.2g} with "
+            f"recipe={recipe.name}, {off:.0f} times outside of the published ones ({laws}). Choose another recipe or "
+            f"recipe.peak_lr, or allow it with recipe.max_lr_ratio={math.ceil(1.01 * off)}."
+        )
 
 
 def plan_grid(

@@ -79,6 +79,13 @@ def apply_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfi
     )  # fmt: skip
 
 
+def published_lr(shape: ModelShape, D: float) -> dict[str, float]:
+    """Peak rates for a model: of each law, and of the paper (`recipe=paper`)."""
+    paper = 2e-4 * (512 / shape.d_model) ** 0.2041  # configs/recipe/paper.yaml
+    laws = {name: min(r.peak_lr(shape, D), r.highest_lr) for name, r in RULES.items()}
+    return {"paper": paper, **laws}
+
+
 def extrapolation_warnings(recipe: RecipeConfig, specs: Sequence[RunSpec]) -> list[str]:
     """A line for each quantity in which runs are outside of the range the recipe's law was fitted on."""
     if recipe.lr_batch_rule == "none":

@@ -27,6 +27,7 @@ from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token
 
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 3
+LABELS = ("sweep", "recipe")  # fields of a RunSpec that change nothing
 RESULT_SCHEMA = 2
 
 
@@ -75,6 +76,7 @@ class RunSpec:
     parametrization: str = "standard"  # standard, mup, completep (`core.parametrization`)
     base_width: int = 0  # d_model that peak_lr was tuned for; 0 for standard
     base_layers: int = 0  # n_layers that peak_lr was tuned for; 0 except for completep
+    recipe: str = ""  # name of the recipe; not part of run_id
     schema: int = SPEC_SCHEMA
 
     def __post_init__(self) -> None:
@@ -121,7 +123,7 @@ class RunSpec:
         if self.schedule != "cooldown":
             return None
         return dataclasses.replace(
-            self, sweep="", budget_flops=None, flop_convention="six_nd", steps=1, cosine_steps=1,
+            self, sweep="", recipe="", budget_flops=None, flop_convention="six_nd", steps=1, cosine_steps=1,
             cooldown_steps=1, final_lr_ratio=1.0,
         )  # fmt: skip
 
@@ -138,7 +140,7 @@ class RunSpec:
     @functools.cached_property  # `status` needs it several times for thousands of runs
     def run_id(self) -> str:
         """Budget or tokens, N, seed and a hash of all fields, such as c6e18-n42m-s0-2dd5d8."""
-        identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
+        identity = {k: v for k, v in self.to_dict().items() if k not in LABELS}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
         head = f"d{count_label(self.D)}"
         if self.budget_flops is not None:
@@ -150,10 +152,10 @@ class RunSpec:
         return dataclasses.asdict(self)
 
     def differences(self, other: "RunSpec") -> str:
-        """The fields in which `other` differs, with both values; the name of the sweep is ignored."""
+        """The fields in which `other` differs, with both values; LABELS are ignored."""
         a, b = ({**vars(s), **vars(s.model)} for s in (self, other))
         names = [f.name for f in (*dataclasses.fields(self), *dataclasses.fields(self.model))]
-        compared = [n for n in names if n not in ("sweep", "model")]
+        compared = [n for n in names if n not in (*LABELS, "model")]
         return ", ".join(f"{n} {a[n]} -> {b[n]}" for n in compared if a[n] != b[n])
 
     @classmethod

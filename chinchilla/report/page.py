@@ -223,7 +223,7 @@ def settings(fits: FitResults) -> list[tuple[str, str]]:
 
 
 def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
-    """Versions of this report; devices, versions and commits of the runs."""
+    """Versions of this report; devices, versions, commits and recipes of the runs."""
     versions = (
         f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
         f"matplotlib {metadata.version('matplotlib')}"
@@ -233,6 +233,7 @@ def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
     for r in results:
         for key, value in {"device": r.device, "git": r.git, **r.versions}.items():
             seen.setdefault(f"runs: {key}", set()).add(value or "unknown")
+        seen.setdefault("runs: recipe", set()).add(r.spec.recipe or "unknown")
     return rows + [(key, ", ".join(sorted(values))) for key, values in seen.items()]
 
 

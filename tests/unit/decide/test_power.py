@@ -26,6 +26,9 @@ def test_estimates_of_a_proposed_grid_are_unbiased_and_their_spread_grows_with_t
     assert quiet.a[1] == pytest.approx(quiet.true_a, abs=0.01)
     assert quiet.N_opt[1] == pytest.approx(quiet.true_N_opt, rel=0.05)
     assert quiet.C == FAR * max(s.budget_flops or 0 for s in plan)
+    exact_a, exact_N_opt = quiet.systematic[1.0]
+    assert abs(exact_a) < 0.01
+    assert abs(exact_N_opt) < 0.05
     ratio = (noisy.a[2] - noisy.a[0]) / (quiet.a[2] - quiet.a[0])
     assert 2 < ratio < 8  # 4 times the noise
     budgets = sorted({s.budget_flops for s in plan if s.budget_flops})[-3:]
@@ -45,3 +48,11 @@ def test_one_budget_cannot_be_simulated():
     plan = plan_grid(grid, RECIPE, vocab_size=4096, data_id="d", precision="bf16")
     with pytest.raises(FitError, match="second budget"):
         expected_precision(plan, n_sweeps=4)
+
+
+def test_a_grid_around_a_wrong_guess_has_a_larger_error_without_noise_or_no_answer():
+    narrow = dataclasses.replace(propose_grid(1e18, RECIPE, vocab_size=4096), span=1.8)
+    plan = plan_grid(narrow, RECIPE, vocab_size=4096, data_id="d", precision="bf16")
+    found = expected_precision(plan, n_sweeps=2).systematic
+    assert found[1.0] is not None
+    assert all(e is None or abs(e[1]) > 0.2 for shift, e in found.items() if shift != 1), found

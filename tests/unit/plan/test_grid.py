@@ -40,7 +40,7 @@ def expand(grid: GridConfig, recipe: RecipeConfig | None = None, vocab_size: int
 
 
 @pytest.mark.parametrize("convention", FLOP_CONVENTIONS)
-@pytest.mark.parametrize("budget", [6e18, 1.7e19, 3e21])
+@pytest.mark.parametrize("budget", [6e18, 1.7e19, 3e20])
 def test_a_run_spends_its_budget_to_half_a_step(convention, budget):
     spec = one_run(flop_convention=convention, budget_flops=budget)
     step_flops = flops_per_token(SMALL, convention) * spec.batch_tokens
@@ -89,6 +89,23 @@ def test_fewer_than_the_minimum_steps_are_refused():
     assert one_run(min_steps=steps).steps == steps
     with pytest.raises(Refusal, match=f"at least {steps + 1} are needed"):
         one_run(min_steps=steps + 1)
+
+
+def test_millions_of_steps_are_refused_with_the_recipe():
+    recipe = RecipeConfig(name="demo", batch_tokens=2048)
+    with pytest.raises(Refusal, match=r"8,789,062 steps of 2,048 .*recipe=demo; .*step_law sets"):
+        one_run(recipe=recipe, budget_flops=None, tokens=1.8e10)
+
+
+@pytest.mark.parametrize(("lr", "off"), [(0.4, "77"), (4e-6, "50")])
+def test_a_peak_rate_far_outside_of_the_published_ones_is_refused_unless_allowed(lr, off):
+    recipe = RecipeConfig(name="paper, peak_lr=x", peak_lr=lr)
+    with pytest.raises(Refusal, match=rf"{off} times outside .*paper 0\.0002, step_law .*deepseek"):
+        one_run(recipe=recipe, budget_flops=None, tokens=1e9)
+    assert (
+        one_run(recipe=replace(recipe, max_lr_ratio=80), budget_flops=None, tokens=1e9).peak_lr
+        == lr
+    )
 
 
 def test_the_cosine_matches_the_run_by_default():

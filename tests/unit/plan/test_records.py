@@ -159,7 +159,7 @@ OTHER = {
 }
 
 
-ELSEWHERE = ("sweep", "model", "parametrization", "base_width", "base_layers")
+ELSEWHERE = ("sweep", "recipe", "model", "parametrization", "base_width", "base_layers")
 
 
 @pytest.mark.parametrize(
