@@ -173,7 +173,7 @@ def _show(
     print_table(table)
     longest = max(s.C for s in specs) / rate
     print(
-        f"Rows of {specs[0].model.seq_len:,} tokens. Batch {_range([s.batch_tokens for s in specs], count)} tokens, "
+        f"recipe={specs[0].recipe}: rows of {specs[0].model.seq_len:,} tokens, batch {_range([s.batch_tokens for s in specs], count)} tokens, "
         f"peak learning rate {_range([s.peak_lr for s in specs], lambda x: f'{x:.2g}')}. "
         f"The longest run takes {duration(longest)} on one device."
     )
@@ -185,17 +185,17 @@ def _show(
         f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
     errors = "; ".join(_systematic(shift, error) for shift, error in power.systematic.items())
-    print(f"Errors of this grid without noise: {errors}.")
+    print(f"Error that the grid itself has, without noise: {errors}.")
 
 
 def _systematic(shift: float, error: tuple[float, float] | None) -> str:
     """The error of a and N_opt for a true optimum that is `shift` times the expected one."""
-    where = "with the optimum as expected"
+    where = "if the optimum is where it is expected"
     if shift != 1:
         factor, word = (shift, "larger") if shift > 1 else (1 / shift, "smaller")
         where = f"if it is {factor:g} times {word}"
     if error is None:
-        return f"{where}, no answer: too few minima lie within the sizes"
+        return f"{where}, no fit: too few minima lie within the sizes"
     return f"{where}, {error[0]:+.3f} in a and {error[1]:+.0%} in N_opt"
 
 

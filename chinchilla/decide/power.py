@@ -17,7 +17,7 @@ from chinchilla.plan.records import RunSpec
 FAR = 10.0  # over the largest budget: where N_opt is estimated
 PUBLISHED_FROM = 1e19  # FLOPs; published laws give absurd losses to much smaller budgets
 LEVELS = (10, 50, 90)  # percentiles
-SHIFTS = (1 / 3, 1.0, 3.0)  # of the true optimum, for the errors without noise
+SHIFTS = (1.0, 0.5, 2.0)  # of the true optimum, for the errors without noise
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def test_a_proposal_names_its_parts_and_its_grid_plans_the_same_runs(say, tmp_pa
     for part in (
         "Compute: 3e+13 FLOPs",
         "The proposed 27 runs",
-        "Rows of 256 tokens",
+        "recipe=step_law: rows of 256 tokens",
         "Expected precision: of 80 sweeps",
         "Next: chinchilla sweep --config-dir mine grid=first recipe=step_law",
     ):
