@@ -31,7 +31,9 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> dict[str, list[str
     for folder in (*sorted(run_dir.glob("attempts-*-*")), run_dir / "attempts"):
         about += [_attempt_line(path, _record(path)) for path in _numbered(folder, "*.json")]
     claims = {_number(path): _record(path) for path in _numbered(run_dir, "claim-*.json")}
-    about += [_claim_line(fence, claim) for fence, claim in claims.items()]
+    about += [
+        _claim_line(fence, claim, claims.get(fence - 1, {})) for fence, claim in claims.items()
+    ]
     if row.state == "waiting" and claims and not list(claims.values())[-1].get("released", True):
         about.append("the last claim was not released: its worker was killed, or its node is down")
     names = dict.fromkeys(str(c["worker"]) for c in claims.values() if c.get("worker"))
@@ -83,8 +85,12 @@ def _attempt_line(path: Path, attempt: dict[str, Any]) -> str:
     )
 
 
-def _claim_line(fence: int, claim: dict[str, Any]) -> str:
+def _claim_line(fence: int, claim: dict[str, Any], before: dict[str, Any]) -> str:
     ended = f"; ended: {claim['ended']}" if claim.get("ended") else ""
+    # A claim that writes a result repeats the record of the start (`Claim.commit`).
+    start = ("worker", "claimed_utc", "pid", "starts")
+    if claim and all(claim.get(key) == before.get(key) for key in start):
+        return f"claim {fence}, by the same worker, to write the result{ended}"
     return f"claim {fence}, {claim.get('claimed_utc', '?')}: {claim.get('worker', '?')}{ended}"
 
 

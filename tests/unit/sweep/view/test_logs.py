@@ -43,7 +43,8 @@ def test_the_logs_of_a_run_have_its_errors_and_its_part_of_the_workers_log(train
     assert FINE.run_id not in out
     out = say(capsys, trained, f"run={FINE.run_id}")
     assert f"finished {FINE.run_id}" in out
-    assert out.count("  claim ") == 2  # one to train, one to publish the result
+    assert "  claim 1, 20" in out
+    assert "  claim 2, by the same worker, to write the result\n" in out
 
 
 def test_lines_limits_the_lines_of_each_log(trained: Path, capsys):
