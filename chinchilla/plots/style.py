@@ -193,8 +193,13 @@ def size_bar(
 
 
 def note(ax: Axes, text: str) -> None:
-    """A note inside the panel where it covers least data, for panels without a legend of their own."""
-    legend_inside(ax, text, ([], []))
+    """A note above the panel, under its title, where it covers no data."""
+    ax.annotate(
+        text, (0, 1), xytext=(0, 4), xycoords="axes fraction", textcoords="offset points",
+        fontsize="small",
+    )  # fmt: skip
+    if title := ax.get_title(loc="left"):
+        ax.set_title(title, loc="left", pad=18)
 
 
 def legend_inside(

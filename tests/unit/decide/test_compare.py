@@ -165,6 +165,17 @@ def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
     assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
 
 
+def test_the_exponents_are_above_the_panels_where_they_cover_no_curve(sides):
+    panels = [(s.name, s.fits.fitted["isoflop"], s.finals) for s in sides]
+    figure = isoflop_curves_side_by_side(panels, None)
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        [note] = [text for text in ax.texts if "80% interval" in text.get_text()]
+        above = ax.get_title(loc="left") and ax._left_title.get_window_extent().y0
+        assert ax.bbox.y1 <= note.get_window_extent().y0
+        assert note.get_window_extent().y1 <= above
+
+
 def test_the_figure_is_saved_in_both_formats(sides, tmp_path):
     png = save_figure_of(sides, tmp_path)
     assert png == tmp_path / "compare_isoflop_curves.png"
