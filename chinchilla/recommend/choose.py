@@ -153,7 +153,7 @@ def _explained(
         if len(minima) < MIN_OWN_LOSS and "parametric" in candidates.forecasts:
             forecasts = {**forecasts, "L": candidates.forecasts["parametric"]["L"]}
     outliers = reasons.excluded_runs(obs, fits, windows)
-    texts = [reason, *reasons.evidence(approach, fits, windows, outliers, len(obs))]
+    texts = [reason, *reasons.evidence(approach, fits, windows, outliers, obs)]
     if approach == "parametric" and laws[-1].is_saturating:
         texts.append(reasons.saturating_law(obs, fits, laws, forecasts, candidates.of_windows))
     nearest = windows[-1].law if windows else None  # the narrowest window, nearest to the optimum

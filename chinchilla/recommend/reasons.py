@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.units import count
+from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.result import LossLaw, approach_label, target_budget
+from chinchilla.fit.result import approach_label, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import Forecast
@@ -94,10 +95,15 @@ def evidence(
     fits: FitResults,
     windows: list[CandidateLaw],
     outliers: list[dict[str, Any]],
-    n_runs: int,
+    obs: Observations,
 ) -> list[str]:
     """What the recommended approach was fitted to, and how reliable it is."""
     texts = []
+
+    def exponent(window: CandidateLaw) -> str:
+        """a under the FLOP count of the runs, as approach 3 states it."""
+        return f"{FrontierSolver.of(obs).lines(window.law)[0][1]:.3f}"
+
     if approach == "isoflop" and "isoflop" in fits.fitted:
         texts.append(f"Approach 2 uses {fits.fitted['isoflop'].settings['window']}.")
     elif approach == "isoflop":
@@ -116,7 +122,7 @@ def evidence(
             "but not the noise of these runs."
         )
     if len(windows) > 1:
-        a = ", ".join(f"{_exponent(w.law):.3f} ({w.name})" for w in windows)
+        a = ", ".join(f"{exponent(w)} ({w.name})" for w in windows)
         texts.append(f"Approach 3 by window: a = {a}.")
     if approach == "parametric" and (condition := condition_number(fits)) > ILL_CONDITIONED:
         texts.append(
@@ -126,18 +132,14 @@ def evidence(
     if outliers:
         names = list(dict.fromkeys(str(o["run_id"]) for o in outliers))
         shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
-        text = f"{len(names)} of {n_runs} runs are outliers and were excluded: {shown}."
+        text = f"{len(names)} of {len(obs)} runs are outliers and were excluded: {shown}."
         if any(o["approach"] == "parametric" for o in outliers):
             text += (
-                f" Approach 3 gives a = {_exponent(windows[0].law):.3f} without them and "
+                f" Approach 3 gives a = {exponent(windows[0])} without them and "
                 f"{fits.fitted['parametric'].N_opt.exponent:.3f} with all runs."
             )
         texts.append(f"{text} Check whether they diverged.")
     return texts
-
-
-def _exponent(law: LossLaw) -> float:
-    return law.beta / (law.alpha + law.beta)
 
 
 def saturating_law(
