@@ -24,6 +24,7 @@ from chinchilla.core.errors import (
     one_line,
     os_error_message,
 )
+from chinchilla.core.terminal import print_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"chinchilla: {message}", file=sys.stderr)
+    print_message(f"chinchilla: {message}", file=sys.stderr)
     return code
 
 
 def _run(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
+        print_message(usage())
         return 0
     if args[0] in ("-V", "--version"):
         print(f"chinchilla {__version__}")
@@ -65,7 +66,9 @@ def _run(args: list[str]) -> int:
             f"Commands: {', '.join(COMMANDS)}."
         )
     if "-h" in words or "--help" in words:
-        print(command_help(command, [word for word in words if word not in ("-h", "--help")]))
+        print_message(
+            command_help(command, [word for word in words if word not in ("-h", "--help")])
+        )
         return 0
     from chinchilla import commands
 
@@ -77,7 +80,7 @@ def usage() -> str:
     lines = ["usage: chinchilla COMMAND [key=value ...]", ""]
     for name, schema in COMMANDS.items():
         does = (inspect.getdoc(schema) or "").partition(": ")[2].splitlines()[0]
-        lines.append(f"  {name:<9} {does[0].upper()}{does[1:]}")
+        lines += _wrapped(f"{name:<9} ", f"{does[0].upper()}{does[1:]}")
     lines += [
         "",
         "chinchilla COMMAND --help lists the settings of a command with their values.",

@@ -9,6 +9,7 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json, sweep_results
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
+from chinchilla.core.terminal import print_message
 from chinchilla.decide.compare import NOT_REQUESTED, Side, summary
 from chinchilla.decide.compare import compare as compare_sides
 from chinchilla.fit.results import FitResults
@@ -32,7 +33,7 @@ def compare(command: config.CompareCommand) -> int:
     for table in tables_of(comparison).values():
         if table.rows:
             print_table(table)
-    print(summary(comparison))
+    print_message(summary(comparison))
     notes = [
         f"note, {e.corpus}: {e.approach} refused: {e.refused}"
         for e in comparison.exponents
@@ -45,8 +46,8 @@ def compare(command: config.CompareCommand) -> int:
                 for text in side.fits.fitted[approach].refusals
             ]
     for note in [*notes, *(f"note: {text}" for text in comparison.notes)]:
-        print(note)
-    print(f"wrote {out_dir / 'compare.json'}" + (f" and {figure}" if figure else ""))
+        print_message(note)
+    print_message(f"wrote {out_dir / 'compare.json'}" + (f" and {figure}" if figure else ""))
     return code
 
 

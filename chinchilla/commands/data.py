@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
+from chinchilla.core.terminal import print_message
 from chinchilla.core.units import count
 from chinchilla.plan.records import RunSpec
 
@@ -51,7 +52,9 @@ def _tokenizer(command: config.DataCommand) -> int:
         )  # fmt: skip
     print_table(table)
     lossless = "lossless" if tokenizer.lossless else "NOT lossless"
-    print(f"{path}: {tokenizer.vocab_size:,} pieces, {lossless}, sha256 {tokenizer.sha256[:12]}.")
+    print_message(
+        f"{path}: {tokenizer.vocab_size:,} pieces, {lossless}, sha256 {tokenizer.sha256[:12]}."
+    )
     return 0
 
 
@@ -80,12 +83,12 @@ def _overlap(command: config.DataCommand) -> int:
             {"data_dir": str(folder), "data_id": manifest.data_id, "overlap": summaries}
         )
     for s in summaries:
-        print(
+        print_message(
             f"{s['path']}: {s['items']:,} items; {s['any']:,} share a {s['ngram']}-gram of words with the "
             f"training text, {s['half']:,} at least half of their {s['ngram']}-grams, {s['all']:,} all. "
             f"{s['too_short']:,} items are shorter."
         )
-    print(f"Counts by item: {folder}/overlap-*.json. Summary: {folder / CARD}.")
+    print_message(f"Counts by item: {folder}/overlap-*.json. Summary: {folder / CARD}.")
     return 0
 
 
@@ -108,14 +111,14 @@ def _prepare(command: config.DataCommand) -> int:
         _show_sources(manifest)
     train, validation = manifest.splits["train"], manifest.splits["validation"]
     if manifest.already_prepared:
-        print("already prepared, nothing to do:")
-    print(
+        print_message("already prepared, nothing to do:")
+    print_message(
         f"{folder}: data_id {manifest.data_id}. Training: {train.tokens:,} tokens in {train.documents:,} "
         f"documents; validation: {validation.tokens:,} tokens in {validation.documents:,} documents. "
         f"Tokenizer: {manifest.tokenizer.vocab_size:,} pieces, {train.bytes / train.tokens:.3f} bytes per token."
     )
     if not manifest.tokenizer.lossless:
-        print(
+        print_message(
             "This tokenizer is NOT lossless, so bits per byte are not comparable with those of a "
             "lossless one."
         )
@@ -152,12 +155,15 @@ def use_record(use: "Sequence[SourceUse]") -> list[dict[str, Any]]:
 
 
 def show_use(use: "Sequence[SourceUse]", epochs: float) -> None:
-    """Print the sources of a plan with the columns of Table A1 of the paper."""
+    """Print the sources of a plan with the columns of Table A1 of the paper; nothing without sources."""
+    if not use:
+        return
     drawn = sum(source.drawn for source in use)
     table = new_table(
         f"sources of the longest run, {count(drawn)} tokens; limit per source: epochs={epochs:g}",
         ["source", "size", "documents", "share", "tokens", "epochs"],
         left=("source",),
+        dispensable=("documents", "size"),
     )
     for source in use:
         over = " !" if source.epochs > epochs else ""

@@ -8,6 +8,7 @@ from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import UNKNOWN_N, between, bill_text, print_records
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
+from chinchilla.core.terminal import print_message
 from chinchilla.core.units import count
 from chinchilla.decide.allocation import bill
 from chinchilla.decide.decision import available_shapes
@@ -53,14 +54,14 @@ def design(command: config.DesignCommand) -> int:
         return print_json({**asdict(proposal), "cost": cost})
     _print_design(proposal, command.rates)
     if obs.n_convention == "unknown":
-        print(f"note: {UNKNOWN_N}")
+        print_message(f"note: {UNKNOWN_N}")
     return 0
 
 
 def _print_design(proposal: Design, rates: RatesConfig) -> None:
     """Print the proposed runs in order, with the interval after each, and their cost."""
     ratios, C = proposal.limits["tokens_per_param"], proposal.limits["C"]
-    print(
+    print_message(
         f"N_opt({proposal.C_star:.3g} FLOPs) = {count(proposal.N_opt)}, 80% interval "
         f"{between(proposal.interval80)}: a factor {proposal.width:.3g}."
     )
@@ -81,12 +82,13 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
         records,
         {"run": "order", "shape": "shape", "N": "N", "D": "D", "D/N": "ratio", "C": "C",
          "narrows": "narrows", "80% after": "after", "factor": "factor"},
+        dispensable=("D/N", "C", "factor", "narrows"),
     )  # fmt: skip
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]
     if len(set(runs)) < len(runs):
-        print("note: train a run that is listed twice with another seed.")
+        print_message("note: train a run that is listed twice with another seed.")
     last = proposal.steps[-1]
-    print(
+    print_message(
         f"Total: {bill_text(asdict(bill(last.spent, rates)), rates)}. The 80% interval is expected to narrow "
         f"from a factor {proposal.width:.3g} to {last.width:.3g} "
         f"({sum(s.narrows for s in proposal.steps):.0%} of its logarithm), with noise and misfit as in the "

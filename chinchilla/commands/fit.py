@@ -1,6 +1,7 @@
 """`chinchilla fit`, `diagnose` and `report`: a trained sweep or a table of runs."""
 
 import dataclasses
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import sweep_curves, sweep_results
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, sha256_file, writable_dir
+from chinchilla.core.terminal import print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -44,7 +46,7 @@ def fit(command: config.FitCommand) -> int:
         print((out_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
         _print_fits(fits)
-        print(f"wrote {out_dir / FILE}")
+        print_message(f"wrote {out_dir / FILE}")
         _print_default_answer(fits)
     return 0 if fits.fitted or fits.of_minima else 3
 
@@ -71,13 +73,13 @@ def _print_fits(fits: FitResults) -> None:
     if not fits.of_minima:
         show_table2(fits)
     for note in fits.data["notes"]:
-        print(f"note: {note}")
+        print_message(f"note: {note}")
     notes: dict[str, list[str]] = {}
     for approach, result in fits.fitted.items():
         for note in [*result.warnings, *result.refusals]:
             notes.setdefault(note, []).append(approach)
     for note, approaches in notes.items():
-        print(f"note, {', '.join(approaches)}: {note}")
+        print_message(f"note, {', '.join(approaches)}: {note}")
 
 
 def _print_default_answer(fits: FitResults) -> None:
@@ -86,10 +88,10 @@ def _print_default_answer(fits: FitResults) -> None:
     from chinchilla.recommend.evaluate import default_budget, recommendation
 
     if fits.recommended is None:
-        print("No approach has an answer for these runs.")
+        print_message("No approach has an answer for these runs.")
         return
     print_recommendation(recommendation(fits, default_budget(fits)))
-    print("For another budget: chinchilla predict frontier=... budget_flops=...")
+    print_message("For another budget: chinchilla predict frontier=... budget_flops=...")
 
 
 def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
@@ -156,8 +158,8 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     if command.format == "json":
         print(path.read_text(encoding="utf-8"), end="")
     else:
-        print(diagnostics)
-        print(f"wrote {path}")
+        print(diagnostics.text(terminal_width(sys.stdout)))
+        print_message(f"wrote {path}")
     return 0
 
 
@@ -171,7 +173,7 @@ def report(command: config.ReportCommand) -> int:
     fits = FitResults.load(fits_dir)
     diagnostics = Diagnostics.beside(fits_dir)
     if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
-        print(
+        print_message(
             f"note: {fits_dir / DIAGNOSTICS} belongs to another frontier.json and is left out. Run "
             "`chinchilla diagnose` again."
         )
@@ -194,9 +196,9 @@ def report(command: config.ReportCommand) -> int:
         fits=fits,
         diagnostics=diagnostics,
     )
-    print(f"wrote {page}")
+    print_message(f"wrote {page}")
     if fits.recommended is not None:
-        print(headline(recommendation(fits, default_budget(fits))))
+        print_message(headline(recommendation(fits, default_budget(fits))))
     return 0
 
 

@@ -22,6 +22,7 @@ from chinchilla.core.shapes import (
     n_params_non_embedding,
 )
 from chinchilla.core.table import Cell, Table, cell
+from chinchilla.core.terminal import print_message
 from chinchilla.core.units import duration, number
 from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import build_shape, check_tokens, plan_grid, plan_run
@@ -71,9 +72,10 @@ def plan(command: config.PlanCommand) -> int:
                 "sources": use_record(use),
             }
         )
+    show_use(use, command.epochs)
     show_plan(specs, command.cluster)
     if command.out:
-        print(f"wrote {command.out}: {len(specs)} runs.")
+        print_message(f"wrote {command.out}: {len(specs)} runs.")
     return 0
 
 
@@ -93,7 +95,7 @@ def flops(command: config.FlopsCommand) -> int:
                 "training_flops": total,
             }
         )
-    print(
+    print_message(
         f"N = {N:,} parameters with {shape.positions} positions, {n_params_non_embedding(shape):,} "
         f"without the tied embedding; vocabulary {shape.vocab_size:,}"
     )
@@ -158,15 +160,13 @@ def check_plan(
     """Warn of runs outside of the recipe's law, and check that the tokens suffice.
 
     Returns:
-        The longest run's use of each source, which is also printed; nothing without tokens.
+        The longest run's use of each source; nothing without tokens.
     """
     for line in extrapolation_warnings(command.recipe, specs):
-        print(f"warning: {line}", file=sys.stderr)
+        print_message(f"warning: {line}", file=sys.stderr)
     if tokens is None:
         return []
     use = longest_use(specs, tokens)
-    if command.format == "text":
-        show_use(use, command.epochs)
     seq_len, what = specs[0].model.seq_len, "tokens that exist"
     if len(use) > 1:
         what = f"tokens available before source {tokens.scarcest(seq_len)!r} repeats"
@@ -242,7 +242,7 @@ def _plan_one_model(command: config.PlanCommand) -> int:
                 "price": price,
             }
         )
-    print(
+    print_message(
         f"N = {spec.N:,} parameters ({n_params_non_embedding(spec.model):,} without the tied "
         f"embedding), D = {spec.D:.4g} tokens in {spec.steps:,} steps of {spec.batch_tokens:,}, "
         f"D/N = {number(spec.D / spec.N)}."
@@ -258,13 +258,13 @@ def _plan_one_model(command: config.PlanCommand) -> int:
             table.add_row(label, cell(size / 1e9, "{:.2f}".format))
     table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.gpu_memory_gb:g}")
     print_table(table)
-    print(
+    print_message(
         f"{_gpus(gpus)}, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
         f"{number(price)} at {cluster.price_per_device_hour:g} an hour."
     )
     if recompute:
-        print(
+        print_message(
             "note: the model fits only with runtime.activation_checkpointing=true, which computes "
             "blocks twice. Lower cluster.mfu accordingly."
         )

@@ -15,7 +15,8 @@ from chinchilla.commands.show import (
 )
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.core.units import count, number
+from chinchilla.core.terminal import print_message
+from chinchilla.core.units import change, count, number
 from chinchilla.decide import preregister
 from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
@@ -157,14 +158,16 @@ def _print_answer(
         if r is not None:
             print_recommendation(r)
         if decision is not None and law["name"] != FITTED:
-            print(
+            print_message(
                 f"\nC = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): {_sizes(decision)}, "
                 f"loss {decision['L']:.4f} nats/token."
             )
             beyond = next((row.beyond for row in rows if (row.C, row.by) == (C, law["name"])), None)
             if beyond is not None:
                 end = "largest" if beyond > 1 else "smallest"
-                print(f"warning: Extrapolation: {number(beyond)}x the {end} C of that law's runs.")
+                print_message(
+                    f"warning: Extrapolation: {number(beyond)}x the {end} C of that law's runs."
+                )
         if decision is not None:
             _print_costs(decision, law, command.rates)
         elif r is not None and r.range_only:
@@ -175,15 +178,15 @@ def _print_answer(
         if decision is not None and command.detail:
             _print_departures(decision, law)
     if law is None:
-        print("No loss could be forecast. Give law=NAME for the costs of departures.")
+        print_message("No loss could be forecast. Give law=NAME for the costs of departures.")
     elif decisions and not command.detail:
-        print("detail=true also prints the cost of other sizes and of shapes.")
+        print_message("detail=true also prints the cost of other sizes and of shapes.")
     if "repeated" in answer:
         _print_repeated(answer["repeated"], law)
     for warning in answer["warnings"]:
-        print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
+        print_message(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
     if "preregistered" in answer:
-        print(f"wrote {answer['preregistered']}. Commit or mail it before training.")
+        print_message(f"wrote {answer['preregistered']}. Commit or mail it before training.")
 
 
 def _sizes(place: Mapping[str, Any]) -> str:
@@ -205,37 +208,42 @@ def _print_predictions(rows: Sequence[Prediction]) -> None:
     ):
         records = [{**asdict(row), "ratio": row.D / row.N} for row in rows if row.own == own]
         if records:
-            print_records(caption, records, columns | intervals if own else columns)
+            print_records(
+                caption,
+                records,
+                columns | intervals if own else columns,
+                dispensable=("C beyond the data, x", "D, 80%", "loss, 80%", "D/N", "N, 80%"),
+            )
 
 
 def _print_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
     """Print the bill, the range of equally good sizes, the best shape, and the size for serving."""
     low, high = decision["N_within_1_percent"]
-    print(f"Cost: {bill_text(decision['bill'], rates)}.")
-    print(
+    print_message(f"Cost: {bill_text(decision['bill'], rates)}.")
+    print_message(
         f"By {law['name']}, sizes from {count(low)} to {count(high)} need at most 1% more compute."
     )
     best = decision["best_shape"]
     excess, gap = best["excess"], "its loss stays above that of the best size at any compute"
     if excess is not None:
-        gap = f"{100 * excess:+.3g}% compute for the loss of the best size"
-    print(f"Best available shape: {best['name']} on {count(best['D'])} tokens ({gap}).")
+        gap = f"{change(excess)} compute for the loss of the best size"
+    print_message(f"Best available shape: {best['name']} on {count(best['D'])} tokens ({gap}).")
     if excess is None or excess > GOOD_SHAPE:
-        print(
+        print_message(
             f"note: no available shape is within {GOOD_SHAPE:.0%} of the compute of the best size. Give "
             "others with shapes=."
         )
     if law["n_convention_of_runs"] == "unknown":
-        print(f"note: {UNKNOWN_N}")
+        print_message(f"note: {UNKNOWN_N}")
     if served := decision.get("inference"):
         _print_serving(served)
     elif "inference_refused" in decision:
-        print(f"No size for serving: {decision['inference_refused']}")
+        print_message(f"No size for serving: {decision['inference_refused']}")
 
 
 def _print_serving(served: Mapping[str, Any]) -> None:
     best, plain = served["best"], served["trained_only"]
-    print(
+    print_message(
         f"Serving {count(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs per "
         f"token): N {count(best['N'])} on {count(best['D'])} tokens instead of {count(plain['N'])} on "
         f"{count(plain['D'])}; {served['total_flops']:.3g} FLOPs in total, {served['saving']:.1%} less."
@@ -253,7 +261,8 @@ def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> No
             "best size",
             [{**row, "ratio": row["D"] / row["N"]} for row in decision[key]],
             {name: "name", "N": "N", "D": "D", "D/N": "ratio", "loss": "L", "extra loss": "extra_loss",
-             "more compute": "excess"},
+             "compute": "excess"},
+            dispensable=("D/N", "D", "loss"),
         )  # fmt: skip
 
 
@@ -265,7 +274,7 @@ def _print_target(target: Mapping[str, Any], law: str, range_only: bool) -> None
         end = " FLOPs or more" if high is None else f" to {high:.3g} FLOPs"
         ends = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
         texts.append(f"80% interval {ends}")
-    print(f"\nLoss {target['L']:g} nats/token by {law}: {', '.join(texts)}.")
+    print_message(f"\nLoss {target['L']:g} nats/token by {law}: {', '.join(texts)}.")
 
 
 def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
@@ -286,12 +295,12 @@ def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
     )  # fmt: skip
     if certificate := answer["certificate"]:
         (d_low, d_high), (n_low, n_high) = certificate["R_D_range"], certificate["R_N_range"]
-        print(
+        print_message(
             f"R_D {d_low:.3g} to {d_high:.3g} and R_N {n_low:.3g} to {n_high:.3g} fit these runs equally "
             "well (within 1%)."
         )
     if any(row["epochs"] > limit for row in answer["budgets"]):
-        print(
+        print_message(
             f"note: the effect of repeats was not measured beyond about {limit:.3g} epochs, so no answer is "
             f"given there. Plan for at most {count(limit * unique)} tokens ({limit:.3g} epochs), or add text."
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from chinchilla.core.terminal import print_message
 from chinchilla.core.units import clock
 
 FIRST_SECONDS = 2.0
@@ -38,7 +39,7 @@ def late_lines(
         wait = first
         while not over.wait(wait):
             if stage:
-                print(f"{stage}, {time.monotonic() - began:.0f} s", file=out, flush=True)
+                print_message(f"{stage}, {time.monotonic() - began:.0f} s", out)
             wait = following
 
     watcher = threading.Thread(target=watch, name="late lines", daemon=True)
@@ -68,7 +69,7 @@ def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, 
     def report(stage: str, done: float, total: float) -> None:
         if time.monotonic() - printed.get(stage, -NEXT_SECONDS) >= NEXT_SECONDS:
             share = f" {done / total:.0%}" if total else ""
-            print(f"{stage}{share}{speed(starts, stage, done, total)}", file=out, flush=True)
+            print_message(f"{stage}{share}{speed(starts, stage, done, total)}", out)
             printed[stage] = time.monotonic()
 
     yield report

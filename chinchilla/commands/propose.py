@@ -16,6 +16,7 @@ from chinchilla.config.compose import compose
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
+from chinchilla.core.terminal import print_message
 from chinchilla.core.units import count, duration, number
 from chinchilla.decide.power import Power, expected_precision
 from chinchilla.plan.cost import plan_cost
@@ -84,11 +85,10 @@ def propose(command: config.PlanCommand) -> int:
     if command.epochs != 1:
         data += f" epochs={command.epochs:g}"
     if command.save:
-        print(
-            f"wrote {command.save}. Next: chinchilla sweep --config-dir {folder} grid={name} {words}{data}"
-        )
+        print_message(f"wrote {command.save}. Next:")
+        print(f"  chinchilla sweep --config-dir {folder} grid={name} {words}{data}")
     else:
-        print("Give save=FOLDER/grid/NAME.yaml to write this grid.")
+        print_message("Give save=FOLDER/grid/NAME.yaml to write this grid.")
     return 0
 
 
@@ -146,12 +146,12 @@ def _show(
     cluster = command.cluster
     rate = cluster.peak_flops * cluster.mfu
     spent = sum(s.C for s in specs)
-    print(
+    print_message(
         f"Compute: {total:.3g} FLOPs ({number(total / rate / 3600)} device-hours at {cluster.mfu:.0%} of "
         f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {_share(spent / total)} of it."
     )
     if math.isfinite(available_tokens) and spent < SPENT * total:
-        print(
+        print_message(
             f"The text limits the largest budget: {count(available_tokens)} tokens may be read. More text, or "
             f"epochs={2 * command.epochs:g}, allows larger ones."
         )
@@ -172,20 +172,20 @@ def _show(
         )
     print_table(table)
     longest = max(s.C for s in specs) / rate
-    print(
+    print_message(
         f"recipe={specs[0].recipe}: rows of {specs[0].model.seq_len:,} tokens, batch {_range([s.batch_tokens for s in specs], count)} tokens, "
         f"peak learning rate {_range([s.peak_lr for s in specs], lambda x: f'{x:.2g}')}. "
         f"The longest run takes {duration(longest)} on one device."
     )
     N_low, _, N_high = (x / power.true_N_opt - 1 for x in power.N_opt)
-    print(
+    print_message(
         f"Expected precision: of {power.n_sweeps} sweeps simulated with the loss law {power.law} and noise of "
         f"{power.noise:.1%} of the loss, 80% estimate a between {power.a[0]:.3f} and {power.a[2]:.3f} "
         f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
         f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
     errors = "; ".join(_systematic(shift, error) for shift, error in power.systematic.items())
-    print(f"Error that the grid itself has, without noise: {errors}.")
+    print_message(f"Error that the grid itself has, without noise: {errors}.")
 
 
 def _systematic(shift: float, error: tuple[float, float] | None) -> str:

@@ -1,12 +1,15 @@
 """`chinchilla fetch` and `chinchilla reproduce`: published points and the paper's tables from them."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
+from chinchilla.commands.show import print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir, write_json, write_text
+from chinchilla.core.terminal import print_message, terminal_width
 from chinchilla.observations.table import Observations
 
 
@@ -15,10 +18,10 @@ def fetch(command: config.FetchCommand) -> int:
     from chinchilla.observations import fetch as published
 
     published.fetch(Path(command.out), command.url, command.timeout_s)
-    print(Observations.from_csv(Path(command.out)))
-    print(f"source: {published.CITATION}")
-    print(f"licence: {published.LICENCE}")
-    print(
+    print_message(str(Observations.from_csv(Path(command.out))))
+    print_message(f"source: {published.CITATION}")
+    print_message(f"licence: {published.LICENCE}")
+    print_message(
         f"wrote {command.out}; fit it with `chinchilla fit observations={command.out} out_dir=DIR`"
     )
     return 0
@@ -26,7 +29,7 @@ def fetch(command: config.FetchCommand) -> int:
 
 def reproduce(command: config.ReproduceCommand) -> int:
     """Print Tables 2, 3 and A3 from our fits, and why approach 3 differs from the paper's."""
-    from chinchilla.report.reproduce import markdown, reproduce
+    from chinchilla.report.reproduce import markdown, notes, reproduce, tables
 
     def read(key: str) -> Observations:
         path = Path(getattr(command, key))
@@ -41,6 +44,9 @@ def reproduce(command: config.ReproduceCommand) -> int:
         n_bootstrap=command.n_bootstrap,
         seed=command.seed,
     )
+    if not any(row.whose == "ours" for row in found.rows):
+        reasons = " ".join(f"{name}: {reason}" for name, reason in found.refusals.items())
+        raise Refusal(f"no approach could be fitted to {command.points}. {reasons}")
     text = markdown(found)
     if command.out_dir:
         folder = writable_dir(Path(command.out_dir), "out_dir")
@@ -48,10 +54,14 @@ def reproduce(command: config.ReproduceCommand) -> int:
         write_json(folder / "table2.json", dataclasses.asdict(found))
     if command.format == "json":
         print_json(dataclasses.asdict(found))
-    else:
+        return 0
+    if terminal_width(sys.stdout) is None:
         print(text, end="")
-        if command.out_dir:
-            print(f"\nwrote {folder / 'table2.md'} and {folder / 'table2.json'}")
-    if not any(row.whose == "ours" for row in found.rows):
-        raise Refusal(f"no approach could be fitted to {command.points}: see the reasons above.")
+    else:
+        for table in tables(found):
+            print_table(table)
+        for note in notes(found):
+            print_message(f"\n{note}")
+    if command.out_dir:
+        print_message(f"\nwrote {folder / 'table2.md'} and {folder / 'table2.json'}")
     return 0

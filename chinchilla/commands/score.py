@@ -7,6 +7,7 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import print_records
 from chinchilla.core.errors import InputError
+from chinchilla.core.terminal import print_message
 from chinchilla.decide import preregister
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
@@ -38,7 +39,7 @@ def score(command: config.ScoreCommand) -> int:
     if command.format == "json":
         about = {key: getattr(record, key) for key in ("made_utc", "sha256", "law_name")}
         return print_json({**about, "notes": notes, "runs": [asdict(row) for row in rows]})
-    print(
+    print_message(
         f"prediction of {record.made_utc}, SHA-256 {record.sha256[:16]}...: unchanged. {predicted} loss."
     )
     for by in dict.fromkeys(row.by for row in rows):
@@ -53,9 +54,10 @@ def score(command: config.ScoreCommand) -> int:
             {"run": "run_id", "N": "N", "D": "D", "C": "C", "N/N_opt": "N_over_best",
              "predicted": "predicted", level: "interval", "measured": "measured", "off by": "off",
              "verdict": "verdict"},
+            dispensable=("C", "D", "N/N_opt", "N", "off by", level),
         )  # fmt: skip
         if inside := [row.inside for row in group if row.inside is not None]:
-            print(f"{sum(inside)} of {len(inside)} runs lie inside their {level} interval.")
+            print_message(f"{sum(inside)} of {len(inside)} runs lie inside their {level} interval.")
     for note in notes:
-        print(f"note: {note}")
+        print_message(f"note: {note}")
     return 0

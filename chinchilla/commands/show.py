@@ -2,17 +2,16 @@
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from chinchilla.config import ClusterConfig, RatesConfig
-from chinchilla.core.table import NONE, Table
-from chinchilla.core.units import count, duration, number
+from chinchilla.core.table import BORDER, NONE, Table, with_interval_apart
+from chinchilla.core.terminal import print_message, stated_width, terminal_width, wrapped
+from chinchilla.core.units import change, count, duration, number
 from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from chinchilla.fit.results import FitResults
     from chinchilla.recommend import Recommendation
 
-UNLIMITED = 10_000  # columns, wider than any table
+FILE_WIDTH = 120  # columns of a table that is not printed in a terminal
 UNKNOWN_N = "shapes count all their parameters, because the runs do not state how they count N."
 
 
@@ -35,53 +34,59 @@ FORMATS: dict[str, Callable[[Any], str]] = {  # of numbers in records; others ha
     **dict.fromkeys(("N_interval80", "D_interval80", "interval80"), between),
     **dict.fromkeys(("L_interval80", "interval"), lambda ends: "{:.4f}-{:.4f}".format(*ends)),
     **dict.fromkeys(("L", "predicted", "measured", "once", "unlimited"), "{:.4f}".format),
-    **dict.fromkeys(("excess", "off"), lambda share: f"{100 * share:+.3g}%"),
+    **dict.fromkeys(("excess", "off"), change),
     "extra_loss": "{:+.4f}".format,
 }
 
 
-def console() -> Console:
-    """A rich console; 120 columns wide where the output is not a terminal."""
-    width = None if sys.stdout.isatty() else 120
-    return Console(width=width, highlight=False, markup=False, emoji=False)
-
-
 def print_table(table: Table) -> None:
-    """Print a table under its caption, at least as wide as its numbers and longest words need.
+    """Print a table under its caption, with the columns that the terminal has room for.
 
-    In a narrower terminal the rows wrap: rich would cut the digits and units off instead.
+    The columns that are left out are named below it. Where the output is not a terminal and COLUMNS is
+    not set, all columns are printed, and text wraps at 120 columns.
     """
+    given = terminal_width(sys.stdout) or stated_width()
+    width = given or FILE_WIDTH
+    layout = table.layout(width, complete=given is None)
     shown = RichTable()
-    for i, (name, is_number) in enumerate(zip(table.columns, table.numeric, strict=True)):
-        width = max(map(len, [name, *(row[i].text for row in table.rows)])) if is_number else None
-        shown.add_column(
-            name,
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-            min_width=width,
-            overflow="fold",
-        )
+    for i, length in layout.items():
+        justify: Literal["left", "right"] = "right" if table.numeric[i] else "left"
+        shown.add_column(table.columns[i], width=length, justify=justify, overflow="fold")
     following = [*(row[0].text for row in table.rows[1:]), None]
     for row, after in zip(table.rows, following, strict=True):
         ends_group = table.grouped and row[0].text != after
-        shown.add_row(*(cell.text for cell in row), end_section=ends_group)
-    print(f"\n{table.caption}")
-    terminal = console()
-    unlimited = terminal.options.update_width(UNLIMITED)
-    terminal.width = max(terminal.width, Measurement.get(terminal, unlimited, shown).minimum)
-    terminal.print(shown)
+        cells = (
+            "\n".join(with_interval_apart(row[i].text))
+            if table.numeric[i] and len(row[i].text) > length
+            else row[i].text
+            for i, length in layout.items()
+        )
+        shown.add_row(*cells, end_section=ends_group)
+    print(f"\n{wrapped(table.caption, given)}")
+    needed = sum(layout.values()) + BORDER * len(layout) + 1
+    # With width alone, rich would assume 80 columns where TERM=dumb.
+    Console(width=needed, height=len(table.rows), highlight=False, markup=False, emoji=False).print(
+        shown
+    )
+    if left_out := [name for i, name in enumerate(table.columns) if i not in layout]:
+        text = f"not shown at {width} columns: {'; '.join(left_out)}. Widen the terminal, or give format=json."
+        print(wrapped(text, given))
 
 
-def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
+def new_table(title: str, columns: Sequence[str], left: Sequence[str] = (), **more: Any) -> Table:
     """An empty table; the columns in `left` hold text, the others numbers."""
-    return Table(columns, caption=title, left=left)
+    return Table(columns, caption=title, left=left, **more)
 
 
 def print_records(
-    caption: str, records: Iterable[Mapping[str, Any]], columns: Mapping[str, str]
+    caption: str,
+    records: Iterable[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    dispensable: Sequence[str] = (),
 ) -> None:
     """Print a table with a row for each record and a column (head: key) for each key."""
-    table = new_table(caption, [*columns], left=("by", "shape", "run", "verdict"))
+    left = ("by", "shape", "run", "verdict")
+    table = new_table(caption, [*columns], left, dispensable=dispensable)
     for record in records:
         cells = ((FORMATS.get(key, "{:.3g}".format), record[key]) for key in columns.values())
         table.add_row(*(x if isinstance(x, str) else NONE if x is None else f(x) for f, x in cells))
@@ -96,17 +101,17 @@ def show_table2(fits: "FitResults") -> None:
     notes = [f"[{name}] {method}" for name, method in interval_methods(fits).items()]
     notes += [f"{name_of(a)} refused: {r.reason}" for a, r in fits.refused.items()]
     for note in notes:
-        print(textwrap.fill(note, 100, subsequent_indent="  "))
+        print_message(note)
 
 
 def print_recommendation(r: "Recommendation") -> None:
     """Print a recommendation and the reasons for it."""
     from chinchilla.recommend.evaluate import headline
 
-    print(f"\n{headline(r)}")
+    print_message(f"\n{headline(r)}")
     for text in r.reasons:
         if text != r.disagreement:  # the headline begins with it
-            print(f"reason: {text}")
+            print_message(f"reason: {text}")
 
 
 def show_plan(
@@ -125,15 +130,15 @@ def show_plan(
     """
     left = [s for s in specs if s.run_id not in done]
     if not left:
-        print(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
+        print_message(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
         return
     needed = {s.run_id: memory(s, s.model.seq_len).total for s in specs}
     shared = reused_steps(specs)
     table = new_table(
         f"{specs[0].sweep}: {len(specs)} runs, recipe={specs[0].recipe}, C counted as {specs[0].flop_convention}",
         ("budget", "N", "D, tokens", "D/N", "batch", "steps", "peak lr", "C, FLOPs", "memory", "time"),
+        grouped=True, n_names=2, dispensable=("C, FLOPs", "D/N", "memory", "batch", "peak lr"),
     )  # fmt: skip
-    table.grouped = True
     for s in specs:
         seconds = s.C / (cluster.peak_flops * cluster.mfu) * (1 - shared[s.run_id] / s.steps)
         table.add_row(
@@ -145,7 +150,7 @@ def show_plan(
     if any(shared.values()):
         cost = plan_cost(specs, cluster, 1)
         total = cost.flops + cost.shared_flops
-        print(
+        print_message(
             f"Horizons of a model share their stable phase: only {cost.flops:.3g} of the runs' "
             f"{total:.3g} FLOPs ({cost.flops / total:.0%}) are computed."
         )
@@ -153,7 +158,7 @@ def show_plan(
         _show_cost(left, len(specs), cluster)
     too_big = [s for s in specs if needed[s.run_id] > cluster.gpu_memory_gb * 1e9]
     if too_big:
-        print(
+        print_message(
             f"note: {len(too_big)} runs need more than {cluster.gpu_memory_gb:g} GB on one device "
             f"(largest N={count(max(s.N for s in too_big))}), even with one row per forward pass "
             "(fp32 weights, gradients and Adam state)."
@@ -167,7 +172,7 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
     hourly = cluster.price_per_device_hour
     share = f"{len(left)} of {n} runs are left; their " if len(left) < n else ""
     price = f", {number(cost.price)} at {hourly:g} an hour" if hourly else ""
-    print(
+    print_message(
         f"{share}cost: {cost.flops:.3g} FLOPs = {number(cost.device_hours)} device-hours at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
         f"{duration(cost.seconds)} on {workers} workers, longest run {duration(cost.longest_run_seconds)}."

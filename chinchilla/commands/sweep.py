@@ -11,6 +11,7 @@ from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec, load_plan
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def sweep(command: config.SweepCommand) -> int:
     """Plan a sweep, show its cost, then train every run that has no result."""
-    from chinchilla.commands.data import use_record
+    from chinchilla.commands.data import show_use, use_record
     from chinchilla.commands.plan import derived, planned
     from chinchilla.commands.show import show_plan
     from chinchilla.plan.grid import check_comparable, check_same_recipe
@@ -52,27 +53,33 @@ def sweep(command: config.SweepCommand) -> int:
                 "sources": use_record(use),
             }
         )
-    if command.format == "text":
+    if refused and not command.dry_run:
+        raise Refusal(refused)
+
+    def announce() -> None:
+        if command.format == "json":
+            return
+        show_use(use, command.epochs)
         done = {s.run_id for s in specs} - {s.run_id for s in left}
         show_plan(specs, command.cluster, done, cost_line=False)
         if left:
             _show_estimate([*rows, *([total] if len(rows) > 1 else [])], command.cluster)
             needed, free = total.disk_bytes, free_bytes(sweep_dir)
             if needed > free:
-                print(
+                print_message(
                     f"note: the sweep may need {_bytes(needed)} of disk space; sweep_dir={sweep_dir} "
                     f"has {_bytes(free)} free."
                 )
-    if refused and not command.dry_run:
-        raise Refusal(refused)
-    if refused:
-        print(f"This would be refused: {refused}")
+
     if command.dry_run:
-        print("dry_run=true: nothing was launched.")
+        announce()
+        if refused:
+            print_message(f"This would be refused: {refused}")
+        print_message("dry_run=true: nothing was launched.")
         return 0
     writable_dir(sweep_dir, "sweep_dir")
     clean_sweep(sweep_dir)
-    return launch(command, specs, sweep_dir, Path(command.data_dir))
+    return launch(command, specs, sweep_dir, Path(command.data_dir), announce=announce)
 
 
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
@@ -104,14 +111,19 @@ def _show_estimate(rows: Sequence["Estimate"], cluster: config.ClusterConfig) ->
         "job class", "runs", jobs, "C, FLOPs", "device-hours", *(["price"] if priced else []),
         "wall time", "disk",
     )  # fmt: skip
-    table = new_table("cost of the runs left to train", columns, left=("job class",))
+    table = new_table(
+        "cost of the runs left to train",
+        columns,
+        ("job class",),
+        dispensable=("C, FLOPs", jobs, "disk"),
+    )
     for row in rows:
         table.add_row(
             row.name, str(row.n_runs), str(row.n_jobs), f"{row.flops:.3g}", f"{row.gpu_hours:.3g}",
             *([f"{row.price:,.2f}"] if priced else []), duration(row.seconds), _bytes(row.disk_bytes),
         )  # fmt: skip
     print_table(table)
-    print(
+    print_message(
         f"At {cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU"
         + (f" and {cluster.price_per_device_hour:g} a device-hour" if priced else "")
         + (", unless a job class sets others" if cluster.resources else "")
@@ -138,9 +150,9 @@ def status(command: config.StatusCommand) -> int:
         print_table(status_table(current, command.rows))
     if command.watch:
         return watch(sweep_dir, command.interval_seconds, as_json=as_json)
-    print(summary_line(current))
+    print_message(summary_line(current))
     if queue is not None:
-        print(queue_line(queue))
+        print_message(queue_line(queue))
     return 0
 
 
@@ -157,8 +169,9 @@ def logs(command: config.LogsCommand) -> int:
         sections = sweep_logs(sweep_dir, command.lines)
     if command.format == "json":
         return print_json(sections)
-    for heading, lines in sections.items():
-        print("\n".join([heading, *(f"  {line}" for line in lines), ""]))
+    for i, (heading, lines) in enumerate(sections.items()):
+        show = print if i else print_message  # the sections after the first quote files
+        show("\n".join([heading, *(f"  {line}" for line in lines), ""]))
     return 0
 
 
@@ -177,11 +190,11 @@ def retry(command: config.RetryCommand) -> int:
         text += f"; {len(busy)} are in use by another process: try again"
     if diverged := result["kept_diverged"]:
         text += f"; {len(diverged)} diverged are unchanged (diverged=true includes them)"
-    print(f"{text}.")
+    print_message(f"{text}.")
     for run_id in result["again"]:
-        print(f"  {run_id}")
+        print_message(f"  {run_id}")
     if result["again"]:
-        print(
+        print_message(
             f"Launch them with the same sweep command (chinchilla sweep ... "
             f"{sweep_argument(sweep_dir)}). Their old files are kept under other names, such as "
             "result-failed-1.json."
@@ -201,12 +214,12 @@ def cancel(command: config.CancelCommand) -> int:
         return print_json(result)
     if ids := result["job_ids"]:
         s = "" if result["n_jobs"] == 1 else "s"
-        print(
+        print_message(
             f"cancelled {result['n_jobs']} job{s}: {' '.join(ids)}. Runs in training are saved; the "
             "same sweep command continues them."
         )
     else:
-        print(
+        print_message(
             "no job of yours for this sweep is in Slurm's queue: nothing to cancel. Stop workers "
             "outside of Slurm with Ctrl-C in the terminal of their launcher."
         )

@@ -8,6 +8,7 @@ from typing import Any
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import InputError, one_line
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunResult, RunSpec
 
 
@@ -41,9 +42,9 @@ def sync(command: config.SyncCommand) -> int:
     text = f"{command.to}: sent {sum(sent.values())} lines of {len(sent)} runs"
     text += f"; {n_unchanged} had nothing new" if n_unchanged else ""
     text += f"; {n_without} have no metrics yet" if n_without else ""
-    print(f"{text}.")
+    print_message(f"{text}.")
     if command.to == "tensorboard" and sent:
-        print(f"To view them: tensorboard --logdir {sweep_dir / 'runs'}")
+        print_message(f"To view them: tensorboard --logdir {sweep_dir / 'runs'}")
     return 0
 
 

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 from chinchilla import config
+from chinchilla.commands.data import show_use
 from chinchilla.commands.plan import check_plan, chosen_precision, open_tokens
 from chinchilla.commands.shared import print_json
 from chinchilla.core.files import writable_dir
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.grid import build_shape, plan_run
 from chinchilla.plan.records import RunResult
 
@@ -26,9 +28,14 @@ def train(command: config.TrainCommand) -> int:
         tokens=command.tokens or None,
         sweep=Path(command.out_dir).name,
     )
-    check_plan(command, [spec], tokens)
+    use = check_plan(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
-    code = launch(command, [spec], out_dir, Path(command.data_dir))
+
+    def announce() -> None:
+        if command.format == "text":
+            show_use(use, command.epochs)
+
+    code = launch(command, [spec], out_dir, Path(command.data_dir), announce=announce)
     run_dir = out_dir / "runs" / spec.run_id
     if code or not (run_dir / "result.json").exists():
         return code
@@ -40,7 +47,7 @@ def train(command: config.TrainCommand) -> int:
         se = "" if result.final_loss_se is None else f" ± {result.final_loss_se:.4f}"
         loss = f"final loss {result.final_loss:.4f}{se} nats/token"
     validation = ", ".join(f"{k} {v:.4f}" for k, v in result.validation_loss.items())
-    print(
+    print_message(
         f"{spec.run_id} (recipe={spec.recipe}): {result.status}, {loss}; {validation or 'no validation loss'}. "
         f"{run_dir / 'result.json'}"
     )

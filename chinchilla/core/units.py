@@ -31,6 +31,11 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
+def change(x: float) -> str:
+    """Format a relative change: +12.3%, -0.004%; as a factor from ten times on: 31x."""
+    return f"{number(1 + x)}x" if x >= 9 else f"{round(100 * x, 3):+.3g}%"
+
+
 def duration(seconds: float) -> str:
     """Format a duration in the largest unit of which there are two: 42 s, 11 min, 5.2 h, 64.7 days."""
     for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):

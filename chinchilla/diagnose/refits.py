@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import FitError
-from chinchilla.core.units import count, number
+from chinchilla.core.units import change, count, number
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, judge
 from chinchilla.observations.checks import N_PARAMETERS
@@ -78,7 +78,7 @@ def judged_refits(
     message = (
         f"a is {context.a:.3f} on all runs and {np.nanmin(refits.a):.3f} to {np.nanmax(refits.a):.3f} "
         f"{words[0]}. {words[1].capitalize()} {name} it is {refits.a[i]:.3f}, and "
-        f"N_opt({context.C_star:.3g}) changes by {np.expm1(move):+.1%} "
+        f"N_opt({context.C_star:.3g}) changes by {change(float(np.expm1(move)))} "
         f"({abs(move) / max(sd, 1e-300):.1f} SD of noise)."
     )
     n_lost = int((~refits.fitted).sum())

@@ -106,19 +106,36 @@ class Diagnostics:
             return "No diagnostic found a relevant effect."
         return "Do this first: fit more runs. No diagnostic could be computed."
 
-    def __str__(self) -> str:
-        """One paragraph per item: verdict, message, effect and advice; then what to do first."""
-        lines = []
+    def text(self, width: int | None = None) -> str:
+        """One paragraph per item: verdict, message, effect and advice; then what to do first.
+
+        Args:
+            width: of the lines, at most and by default WIDTH.
+        """
+        lines: list[str] = []
+
+        def add(text: str, indent: str) -> None:
+            lines.extend(
+                textwrap.wrap(
+                    text,
+                    min(width or WIDTH, WIDTH),
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+
         for name, item in self.items.items():
-            head = f"{item.verdict:<12} {diagnostic_label(name)}: "
-            lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
+            add(f"{item.verdict:<12} {diagnostic_label(name)}: {item.message}", INDENT)
             if item.effect_text:
-                lines.append(f"{INDENT}{item.effect_text}")
+                add(f"{INDENT}{item.effect_text}", INDENT)
             if item.advice:
-                text = f"{INDENT}-> {item.advice}"
-                lines += textwrap.wrap(text, WIDTH, subsequent_indent=INDENT + "   ")
-        lines += textwrap.wrap(self.first, WIDTH, subsequent_indent="   ")
+                add(f"{INDENT}-> {item.advice}", INDENT + "   ")
+        add(self.first, "   ")
         return "\n".join([*lines, self.summary])
+
+    def __str__(self) -> str:
+        return self.text()
 
     __repr__ = __str__  # for notebooks; the full record would fill pages
 

@@ -39,6 +39,7 @@ def _exponents(found: Comparison) -> Table:
         caption="N_opt grows as C^a, D_opt as C^b. Brackets: 80% intervals (10th to 90th percentile "
         f"over resampled runs). The paper's rows are Table A2's ({SAME_TOKENIZER}), printed without "
         "intervals.",
+        n_names=2,
     )
     for approach in APPROACHES:
         label = LABELS[approach]
@@ -63,6 +64,8 @@ def _differences(found: Comparison) -> Table:
         ["Approach", "Corpus", "Difference", "80%", "95%", "Verdict"],
         caption=f"Exponent a minus that of {found.corpora[0]['name']}. Intervals combine every "
         "resample of one corpus with every resample of the other.",
+        n_names=2,
+        dispensable=("95%",),
     )
     for d in found.differences:
         table.add_row(
@@ -82,6 +85,8 @@ def _losses(found: Comparison) -> Table:
         caption="The best run of each corpus at the shared budgets. Nats per token are comparable only "
         "with the same tokenizer, bits per byte with any lossless tokenizer; both also depend on the "
         "text.",
+        n_names=2,
+        dispensable=("D/N",),
     )
     for x in found.lowest:
         table.add_row(

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.core.table import NONE, Cell, Table, cell
-from chinchilla.core.units import count
+from chinchilla.core.units import change, count
 from chinchilla.diagnose.conventions import count_of_C
 from chinchilla.diagnose.findings import diagnostic_label
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -96,7 +96,7 @@ def influential(found: Diagnostics) -> Table:
             *(cell(r[key], count) for key in ("N", "D")),
             cell(r["residual"], "{:+.4f}".format),
             cell(r["a"], "{:.3f}".format),
-            cell(float(np.expm1(r["log_N_move"])), "{:+.1%}".format),
+            cell(float(np.expm1(r["log_N_move"])), change),
         )
     return table
 

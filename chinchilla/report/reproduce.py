@@ -229,27 +229,41 @@ def _exponent(law: LossLaw) -> float:
     return law.beta / (law.alpha + law.beta)
 
 
-def markdown(found: Reproduced) -> str:
-    """Tables 2, 3 and A3 as Markdown, ours above the paper's, and why approach 3 differs."""
-    lines = ["Table 2: N_opt ~ C^a, D_opt ~ C^b", "", *_table2(found.rows).markdown()]
-    for name in dict.fromkeys(p.table for p in found.projections):
-        rows = [p for p in found.projections if p.table == name]
-        lines += ["", f"{name}: FLOPs and tokens at which a size is optimal", ""]
-        lines += _projection_table(rows).markdown()
-    for name, reason in found.refusals.items():
-        lines += ["", f"{name} refused: {reason}"]
-    lines += ["", "Intervals of the paper: 80%, over 100 fits to 80% of the data. Ours:"]
-    lines += [f"{name}: {method}." for name, method in found.intervals.items()]
+def tables(found: Reproduced) -> list[Table]:
+    """Tables 2, 3 and A3, ours above the paper's."""
+    projected = dict.fromkeys(p.table for p in found.projections)
+    return [
+        _table2(found.rows),
+        *(_projection_table(name, found.projections) for name in projected),
+    ]
+
+
+def notes(found: Reproduced) -> list[str]:
+    """Refusals, how intervals were computed, and why approach 3 differs: paragraphs."""
+    paragraphs = [f"{name} refused: {reason}" for name, reason in found.refusals.items()]
+    intervals = ["Intervals of the paper: 80%, over 100 fits to 80% of the data. Ours:"]
+    intervals += [f"{name}: {method}." for name, method in found.intervals.items()]
+    paragraphs.append("\n".join(intervals))
     if found.reasons:
         texts = "; ".join(reason["text"] for reason in found.reasons)
-        lines += ["", f"Why approach 3 differs from the paper's: {texts}."]
-    return "\n".join(lines) + "\n"
+        paragraphs.append(f"Why approach 3 differs from the paper's: {texts}.")
+    return paragraphs
+
+
+def markdown(found: Reproduced) -> str:
+    """The tables as Markdown, and the notes."""
+    paragraphs = [f"{table.caption}\n\n{chr(10).join(table.markdown())}" for table in tables(found)]
+    return "\n\n".join([*paragraphs, *notes(found)]) + "\n"
 
 
 def _table2(rows: Sequence[Row]) -> Table:
     table = Table(
-        ["approach", "", "runs", "a", "80%", "95%", "b", "80%", "95%", "N_opt at 5.76e23"]
-    )
+        ["approach", "", "runs", "a", "a, 80%", "a, 95%", "b", "b, 80%", "b, 95%", "N_opt at 5.76e23"],
+        caption="Table 2: N_opt ~ C^a, D_opt ~ C^b",
+        left=("approach", "", "runs"),
+        n_names=3,
+        dispensable=("a, 95%", "b, 95%", "b, 80%", "a, 80%", "b"),
+    )  # fmt: skip
     for row in rows:
         table.add_row(
             row.approach,
@@ -262,9 +276,15 @@ def _table2(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _projection_table(rows: Sequence[Projection]) -> Table:
-    table = Table(["N", "C, ours", "80%", "C, paper", "D, ours", "D, paper"])
-    for p in rows:
-        C, D = (flops(p.C), flops(p.paper_C)), (count(p.D), count(p.paper_D))
-        table.add_row(count(p.N), C[0], bounds(p.C_80, flops, ""), C[1], *D)
+def _projection_table(name: str, projections: Sequence[Projection]) -> Table:
+    table = Table(
+        ["N", "C, ours", "C, 80%", "C, paper", "D, ours", "D, paper"],
+        caption=f"{name}: FLOPs and tokens at which a size is optimal",
+        left=(),
+        dispensable=("C, 80%",),
+    )
+    for p in projections:
+        if p.table == name:
+            C, D = (flops(p.C), flops(p.paper_C)), (count(p.D), count(p.paper_D))
+            table.add_row(count(p.N), C[0], bounds(p.C_80, flops, ""), C[1], *D)
     return table

@@ -103,6 +103,7 @@ def table2(fits: FitResults) -> Table:
         caption="Exponents of N_opt ~ C^a and D_opt ~ C^b. Brackets: 80% intervals (10th to 90th "
         "percentile), ours over resampled runs, the paper's over 100 fits to 80% of its data.",
         left=("Approach", ""),
+        n_names=2,
     )
     for approach, published in PAPER_ROWS.items():
         fitted = fits.fitted.get(approach)

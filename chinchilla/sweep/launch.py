@@ -12,12 +12,13 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
@@ -49,6 +50,7 @@ def launch(
     *,
     train: Train | None = None,
     program: tuple[str, ...] = local_pool.WORKER,
+    announce: Callable[[], None] = lambda: None,
 ) -> int:
     """Train the runs of a sweep that have no result.
 
@@ -60,6 +62,7 @@ def launch(
         data_dir: token folder.
         train: substitute for `chinchilla.train.train_run`; used if cluster.kind is debug.
         program: command that starts a worker; used if cluster.kind is local.
+        announce: prints the plan; called after the checks, so that a refusal is all that is printed.
 
     Returns:
         Exit code: 0 if every run has ended and none failed (or jobs were submitted to Slurm, or the
@@ -82,6 +85,7 @@ def launch(
     if isinstance(command, TrainCommand):
         [spec] = specs
         only = Selection(run_id=spec.run_id)
+    announce()
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
     if missing and kind in ("slurm", "torchrun"):
@@ -104,8 +108,8 @@ def launch(
             return EXIT_OK
         nodes = command.cluster.nodes
         where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
-        print(f"{n} runs are left; nothing was started. Start a worker{where} with:\n  {line}")
-        print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
+        print_message(f"{n} runs are left; nothing was started. Start a worker{where} with:")
+        print(f"  {line}\n  status:  chinchilla status {sweep_argument(sweep_dir)}")
         return EXIT_OK
     if missing:
         # With format=json standard output holds one JSON document and nothing else.
@@ -243,19 +247,19 @@ def _print_status(
     command: SweepCommand | TrainCommand, status: SweepStatus, errors: list[str], sweep_dir: Path
 ) -> None:
     for line in errors:
-        print(line, file=sys.stderr)
+        print_message(line, file=sys.stderr)
     if command.format == "json":
         if isinstance(command, SweepCommand):
             print(json.dumps(status.to_dict()))
         return
-    print(summary_line(status))
+    print_message(summary_line(status))
     for row in status.rows:
         if row.state in ("diverged", "failed"):
-            print(f"  {row.state} {row.run_id}: {row.reason}")
+            print_message(f"  {row.state} {row.run_id}: {row.reason}")
     if status.counts["failed"]:
-        print(f"  tracebacks: {sweep_dir}/runs/<run>/error.txt; launch again to retry them")
+        print_message(f"  tracebacks: {sweep_dir}/runs/<run>/error.txt; launch again to retry them")
     for row in status.rows:
         if row.state == "running":
-            print(f"  {row.run_id} is being trained by {row.worker}")
+            print_message(f"  {row.run_id} is being trained by {row.worker}")
     if status.done < len(status.rows):
-        print("  some runs have not ended; run the same command again to continue")
+        print_message("  some runs have not ended; run the same command again to continue")

@@ -28,6 +28,7 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import read_json, write_json
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
 
 POLL_SECONDS = 0.5  # between two reads of metrics.jsonl
@@ -261,14 +262,15 @@ def wait_for_mirrors() -> None:
         process.stdin.close()
     with contextlib.suppress(KeyboardInterrupt):
         if late := running(SILENT_SECONDS):
-            print(f"waiting up to {TIMEOUT_SECONDS:g} s for {' and '.join(late)}", file=sys.stderr)
+            text = f"waiting up to {TIMEOUT_SECONDS:g} s for {' and '.join(late)}"
+            print_message(text, file=sys.stderr)
             running(TIMEOUT_SECONDS + SILENT_SECONDS)
     _processes.clear()
 
 
 def _warn(tracker: str, problem: str) -> None:
     text = f"warning: the {tracker} mirror {problem.rstrip(' .:')}. Run `chinchilla sync` to send the rest."
-    print(text, file=sys.stderr, flush=True)
+    print_message(text, file=sys.stderr)
 
 
 def main() -> None:

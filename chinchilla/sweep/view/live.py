@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK
+from chinchilla.core.terminal import print_message
 from chinchilla.sweep.run_files import RunFilter
 from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
 from chinchilla.sweep.view.status import (
@@ -47,11 +48,10 @@ class StatusLines:
             return
         if self.as_json:
             value = {"counts": status.counts, "fraction": status.fraction, "queue": queue}
-            text = json.dumps(value)
+            print(json.dumps(value), file=self.out, flush=True)
         else:
             text = "\n".join([*map(end_line, new), summary_line(status)])
-            text += f"; {queue_line(queue)}" if queue else ""
-        print(text, file=self.out, flush=True)
+            print_message(text + (f"; {queue_line(queue)}" if queue else ""), self.out)
         self.counts, self.printed_at = counts, time.monotonic()
 
 
@@ -130,10 +130,9 @@ def watch(
     if not n_left:
         return EXIT_FAILED if status.counts["failed"] else EXIT_OK
     if not as_json:
-        print(
+        print_message(
             f"no job of this sweep is left, but {n_left} run{' has' if n_left == 1 else 's have'} "
             "not ended: run the same sweep command again to continue.",
-            file=out,
-            flush=True,
+            out,
         )
     return EXIT_AGAIN

@@ -168,9 +168,8 @@ def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
     data_dir: Path, tmp_path: Path, capsys
 ):
     here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "max_gpu_hours=1e-9")
-    code, _, err = say(capsys, *here)
-    assert code == 3
-    assert err.count("\n") == 1
+    code, out, err = say(capsys, *here)
+    assert (code, out, err.count("\n")) == (3, "", 1)
     assert "max_gpu_hours=1e-09" in err
     assert not (tmp_path / "s").exists()
     code, out, _ = say(capsys, *here, "dry_run=true")
@@ -182,6 +181,13 @@ def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
     assert output["refused"] is None
     code, _, err = say(capsys, *here[:2], "max_gpu_hours=nan")
     assert (code, "must be a number" in err) == (2, True)
+
+
+def test_a_launch_is_refused_before_a_table_is_printed(data_dir: Path, tmp_path: Path, capsys):
+    here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}")
+    code, out, err = say(capsys, *here, "runtime.device=cuda:99")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "cuda:99" in err
 
 
 @pytest.mark.slow

@@ -1,0 +1,21 @@
+"""Formats of numbers in messages and tables."""
+
+import pytest
+
+from chinchilla.core.units import change
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.12345, "+12.3%"),
+        (-0.04, "-4%"),
+        (7.2e-7, "+0%"),
+        (-2e-5, "-0.002%"),
+        (2.62, "+262%"),
+        (29.8, "30.8x"),
+        (794_922, "794,923x"),
+    ],
+)
+def test_a_large_change_is_a_factor(x: float, text: str):
+    assert change(x) == text
