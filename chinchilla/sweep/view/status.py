@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chinchilla.core.table import Table
-from chinchilla.core.units import clock
+from chinchilla.core.table import Cell, Table
+from chinchilla.core.units import clock, count
 from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import claim_status, file_system_now
@@ -27,6 +27,21 @@ from chinchilla.sweep.run_files import (
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
 ENDED = ("finished", "diverged", "failed")
+SETTINGS = {  # that may differ between runs, with their heads
+    "peak_lr": "peak lr",
+    "batch_tokens": "batch",
+    **{
+        name: name.replace("_", " ")
+        for name in (
+            "recipe", "schedule", "optimizer", "parametrization", "final_lr_ratio", "weight_decay", "beta1", "beta2",
+            "adam_eps", "grad_clip", "precision", "positions", "seq_len", "vocab_size", "data_id",
+        )
+    },
+    "cosine_cycle": "cosine cycle",
+    "seed": "seed",
+    "D": "D, tokens",
+}  # fmt: skip
+PRINCIPAL = ("recipe", "peak_lr", "batch_tokens", "seed", "schedule", "positions", "precision")
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class SweepStatus:
     flops_done: float  # of finished and diverged runs in full, of failed runs none
     flops_total: float
     seconds_left: float | None  # None if no run is running or no speed is known yet
+    common: dict[str, Any]  # settings that all runs share
+    differing: dict[str, list[Any]]  # the others, with the value of each row
 
     @property
     def done(self) -> int:
@@ -71,8 +88,12 @@ class SweepStatus:
 
     def to_dict(self) -> dict[str, Any]:
         # Not asdict: its deep copies take a third of a second for a large sweep.
-        rows = [dict(vars(row)) for row in self.rows]
-        return {**vars(self), "rows": rows, "done": self.done, "fraction": self.fraction}
+        rows = [
+            {**vars(row), "settings": {name: x[i] for name, x in self.differing.items()}}
+            for i, row in enumerate(self.rows)
+        ]
+        fields = {k: v for k, v in vars(self).items() if k != "differing"}
+        return {**fields, "rows": rows, "done": self.done, "fraction": self.fraction}
 
 
 def sweep_status(
@@ -102,6 +123,9 @@ def sweep_status(
             known[spec.run_id] = row
         rows.append(row)
     counts = Counter(row.state for row in rows)
+    settings = [settings_of(spec) for spec in specs]
+    values = {name: [one[name] for one in settings] for name in (settings[0] if settings else ())}
+    common = {name: x[0] for name, x in values.items() if all(y == x[0] for y in x)}
     return SweepStatus(
         sweep=specs[0].sweep if specs else sweep_dir.name,
         counts={state: counts[state] for state in STATES},
@@ -109,7 +133,20 @@ def sweep_status(
         flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
         seconds_left=_seconds_left(rows, reused_steps(specs)),
+        common=common,
+        differing={name: x for name, x in values.items() if name not in common},
     )
+
+
+def settings_of(spec: RunSpec) -> dict[str, Any]:
+    """Settings that may differ between the runs of a sweep, besides budget and shape.
+
+    Tokens D and the length of the cosine relative to the run follow from the numbers of steps.
+    """
+    fields = {**vars(spec.model), **vars(spec)}
+    cycle = round(spec.cosine_steps / spec.steps, 1)
+    chosen = {name: fields[name] for name in SETTINGS if name not in ("D", "cosine_cycle")}
+    return chosen | {"cosine_cycle": cycle, "D": spec.D}
 
 
 def _flops_spent(row: RunRow) -> float:
@@ -210,23 +247,48 @@ def rows_to_show(rows: Sequence[RunRow], limit: int) -> list[RunRow]:
 
 
 def status_table(status: SweepStatus, limit: int = 0) -> Table:
-    """A row per run, at most `limit` (0 = all)."""
+    """A row per run, at most `limit` (0 = all), with the settings that differ between the runs.
+
+    The principal settings that all runs share are in the caption. Columns without a value are left out.
+    """
     shown = rows_to_show(status.rows, limit)
-    table = Table(
-        ("run", "state", "step", "loss", "tokens/s", "left", "note"),
-        left=("run", "state", "note"),
-        caption=f"sweep {status.sweep}",
-    )
+    caption = f"sweep {status.sweep}"
     if len(shown) < len(status.rows):
-        table.caption += f": {len(shown)} of {len(status.rows)} runs; rows=0 shows all"
-    for row in shown:
-        table.add_row(
-            row.run_id,
-            row.state,
-            f"{row.step}/{row.steps}",
-            "" if row.loss is None else f"{row.loss:.4f}",
-            "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
-            clock(row.eta_seconds) if row.state == "running" else "",
-            row.reason or row.worker,
-        )
-    return table
+        caption += f": {len(shown)} of {len(status.rows)} runs; rows=0 shows all"
+    shared = [name for name in PRINCIPAL if status.common.get(name) not in (None, "")]
+    if shared:
+        texts = (f"{SETTINGS[name]} {_setting(name, status.common[name])}" for name in shared)
+        caption += f"\nall runs: {', '.join(texts)}"
+    at = {row.run_id: i for i, row in enumerate(status.rows)}
+    columns = {
+        "run": [row.run_id for row in shown],
+        "state": [row.state for row in shown],
+        **{
+            SETTINGS[name]: [_setting(name, x[at[row.run_id]]) for row in shown]
+            for name, x in status.differing.items()
+        },
+        "step": [f"{row.step}/{row.steps}" for row in shown],
+        "loss": ["" if row.loss is None else f"{row.loss:.4f}" for row in shown],
+        "tokens/s": [
+            "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}"
+            for row in shown
+        ],
+        "left": [clock(row.eta_seconds) if row.state == "running" else "" for row in shown],
+        "note": [row.reason or row.worker for row in shown],
+    }
+    others = [SETTINGS[name] for name in status.differing if name not in ("peak_lr", "D")]
+    return Table.of(
+        {head: map(Cell, texts) for head, texts in columns.items() if any(texts)},
+        caption,
+        left=("run", "state", "note"),
+        dispensable=("D, tokens", "tokens/s", "note", *reversed(others), "left", "peak lr"),
+    )
+
+
+def _setting(name: str, x: Any) -> str:
+    """The value of a setting as the table shows it."""
+    if name in ("batch_tokens", "D"):
+        return count(x)
+    if name == "peak_lr":
+        return f"{x:.2e}"
+    return f"{x:g}" if isinstance(x, float) else str(x)

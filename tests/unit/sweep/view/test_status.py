@@ -138,7 +138,8 @@ def test_a_large_sweep_shows_what_matters(tmp_path: Path):
     found = sweep_status(sweep)
     shown = [row.run_id for row in rows_to_show(found.rows, 5)]
     assert shown == [specs[i].run_id for i in (0, 3, 7, 10, 11)]
-    assert status_table(found, 5).caption == "sweep toy: 5 of 12 runs; rows=0 shows all"
+    caption = status_table(found, 5).caption.split("\n")
+    assert caption[0] == "sweep toy: 5 of 12 runs; rows=0 shows all"
     assert len(rows_to_show(found.rows, 0)) == 12
 
 
@@ -192,3 +193,21 @@ def test_extreme_numbers_in_a_result_do_not_stop_the_status(
     result.write_text(json.dumps({**json.loads(result.read_text()), "final_loss": odd}))
     [row] = sweep_status(tmp_path).rows
     assert (row.state, row.loss) == ("failed", odd)
+
+
+def test_settings_that_differ_are_columns_and_the_others_are_stated_once(tmp_path: Path):
+    [one] = make_specs(1)
+    specs = [replace(one, seed=i, peak_lr=1e-3 / (1 + i % 2)) for i in range(4)]
+    specs[3] = replace(specs[3], batch_tokens=2048, cosine_steps=3 * one.steps)
+    status = sweep_status(make_sweep(tmp_path, specs))
+    table = status_table(status)
+    columns = dict(zip(table.columns, zip(*table.rows, strict=True), strict=True))
+    shown = {head: [cell.text for cell in cells] for head, cells in columns.items()}
+    assert shown["peak lr"] == ["1.00e-03", "5.00e-04", "1.00e-03", "5.00e-04"]
+    assert shown["batch"] == ["1.02k", "1.02k", "1.02k", "2.05k"]
+    assert shown["cosine cycle"] == ["1", "1", "1", "3"]
+    assert not {"loss", "tokens/s", "left", "note", "schedule"} & set(shown)
+    assert "all runs: schedule cosine, positions rope, precision fp32" in table.caption
+    value = status.to_dict()
+    assert value["rows"][3]["settings"]["batch_tokens"] == 2048
+    assert value["common"]["schedule"] == "cosine"
