@@ -17,6 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
+from chinchilla.core.files import is_lfs_pointer
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
     ALL_COLUMNS,
@@ -295,6 +296,10 @@ def _read_text(path: Path, key: str) -> str:
         raise InputError(
             f"{key}={path} cannot be read ({error.strerror}). Give the path of a CSV file."
         ) from None
+    if is_lfs_pointer(raw):
+        raise InputError(
+            f"{key}={path} is a Git LFS pointer. Fetch the contents in that repository with: git lfs pull."
+        )
     encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = raw.decode(encoding)
