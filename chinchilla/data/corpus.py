@@ -16,7 +16,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
@@ -26,6 +26,7 @@ from chinchilla.core.errors import DataError, UnreachableError, one_line
 from chinchilla.data.corpus_files import check_copy, corpus_files
 
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document
+CHUNK = 1 << 17  # bytes read at once from a compressed file
 ROWS_PER_BATCH = 256  # of a Parquet file
 BYTE_ORDER_MARK = "\ufeff"
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
@@ -123,15 +124,47 @@ def _open(path: Path) -> IO[bytes]:
     if head.startswith(b"\x1f\x8b"):
         return cast(IO[bytes], gzip.open(path))
     if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.open(path)
+        return io.BufferedReader(_Streams(path, lzma.LZMADecompressor), CHUNK)
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):  # with a block, or empty
-        return bz2.open(path)
+        return io.BufferedReader(_Streams(path, bz2.BZ2Decompressor), CHUNK)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         import pyarrow
 
         stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
-        return io.BufferedReader(stream)
+        return io.BufferedReader(stream, CHUNK)
     return open(path, "rb")
+
+
+class _Streams(io.RawIOBase):
+    """All streams of a .bz2 or .xz file; `bz2.open` and `lzma.open` end without an error at a damaged one."""
+
+    def __init__(self, path: Path, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = open(path, "rb"), decompressor  # noqa: SIM115 (closed below)
+        self._current = decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            block = b""
+            if self._current.eof:
+                block = self._current.unused_data.lstrip(b"\0")  # padding between streams
+                while not block:
+                    if not (more := self._file.read(CHUNK)):
+                        return 0
+                    block = more.lstrip(b"\0")
+                self._current = self._new()
+            elif self._current.needs_input and not (block := self._file.read(CHUNK)):
+                raise EOFError("the compressed data end too early")
+            data = self._current.decompress(block, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _too_long(path: Path, remedy: str) -> DataError:

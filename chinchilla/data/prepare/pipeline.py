@@ -247,17 +247,17 @@ def _opened(command: DataCommand) -> Iterator[Path]:
     data_dir = Path(command.data_dir).expanduser()
     created = [path for path in (data_dir, *data_dir.parents) if not os.path.lexists(path)]
     writable_dir(data_dir, "data_dir")
-    try:
-        with _locked(data_dir), _disk_errors(data_dir):
+    with _locked(data_dir), _disk_errors(data_dir):
+        try:
             clean_leftovers(data_dir)
             yield data_dir
-    except (InputError, OSError):
-        if created and os.listdir(data_dir) == [LOCK]:
-            (data_dir / LOCK).unlink()
-            with suppress(OSError):  # not empty
-                for path in created:
-                    path.rmdir()
-        raise
+        except (InputError, OSError):
+            if created and os.listdir(data_dir) == [LOCK]:
+                (data_dir / LOCK).unlink()
+                with suppress(OSError):  # not empty
+                    for path in created:
+                        path.rmdir()
+            raise
 
 
 @contextmanager

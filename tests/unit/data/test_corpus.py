@@ -60,6 +60,28 @@ def test_compression_is_recognized_by_content(tmp_path, suffix):
     assert read(tmp_path, "text") == ["three"]
 
 
+@pytest.mark.parametrize("suffix", [x for x in PACK if x])
+@pytest.mark.parametrize("second", [b"more", b"damaged", b"cut"])
+def test_a_second_compressed_part_that_is_damaged_is_refused(tmp_path, suffix, second):
+    pack = PACK[suffix]
+    whole = pack(b"two" * 99)
+    damaged = {b"damaged": whole[:3] + b"?" + whole[4:], b"cut": whole[:-1]}.get(second, second)
+    (tmp_path / "a.txt").write_bytes(pack(b"one\n") + damaged)
+    with pytest.raises(DataError, match=r"a.txt cannot be read after line [01] \("):
+        read(tmp_path, "text")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 60, 64, 1 << 17])
+def test_padding_between_parts_of_an_xz_file(tmp_path, monkeypatch, chunk):
+    """Wherever the parts end in the chunks that are read; the first is of 60 bytes."""
+    monkeypatch.setattr("chinchilla.data.corpus.CHUNK", chunk)
+    first, second = lzma.compress(b"one\n"), lzma.compress(b"two\n" * 9_999)
+    assert len(first) == 60
+    for padding in (b"", b"\0" * 4, b"\0" * 128):
+        (tmp_path / "a.txt").write_bytes(first + padding + second + padding)
+        assert read(tmp_path, "text") == ["one\n" + "two\n" * 9_999]
+
+
 @pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
 @pytest.mark.parametrize("text", ["\ufeffone\r\ntwo\rthree\r\n", "\r\n\ufeffone\n", "a\ufeff"])
 def test_byte_order_marks_and_line_ends_are_treated_alike(tmp_path, kind, text):
