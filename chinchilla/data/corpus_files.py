@@ -189,7 +189,7 @@ def _walk(root: Path, suffixes: tuple[str, ...], found: Found, hidden: bool = Tr
             elif entry.name.lower().endswith(suffixes):
                 files.append(Path(entry.path))
             else:
-                found.left_out[f"*{Path(entry.name).suffix}"].append(Path(entry.path))
+                found.left_out[f"*{_shown(Path(entry.name).suffix)}"].append(Path(entry.path))
     return sorted(files)
 
 
@@ -260,4 +260,9 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 def _named(paths: list[Path]) -> str:
     """`a, b, c and 7 more`."""
     more = f" and {len(paths) - MAX_NAMED:,} more" if len(paths) > MAX_NAMED else ""
-    return ", ".join(map(str, paths[:MAX_NAMED])) + more
+    return ", ".join(_shown(str(path)) for path in paths[:MAX_NAMED]) + more
+
+
+def _shown(name: str) -> str:
+    """A name that can be printed, also if it is not UTF-8 on disk."""
+    return name.encode("utf-8", "backslashreplace").decode()

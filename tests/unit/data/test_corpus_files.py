@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_corpora import command, documents
+from data_corpora import command, decoded, documents, write_jsonl
 
 from chinchilla import cli
 from chinchilla.config import CorpusConfig
@@ -111,7 +111,7 @@ def test_other_pointers_are_refused_too(tmp_path, capsys):
     (tmp_path / "t.model").write_bytes(POINTER)
     (tmp_path / "q.jsonl").write_bytes(POINTER)
     (tmp_path / "runs.csv").write_bytes(POINTER)
-    prepare(command(tmp_path / "d", _corpus(tmp_path / "a.jsonl")))
+    prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents())))
     for words in (
         ["data", "corpus=sotu", f"tokenizer.model={tmp_path / 't.model'}", "data_dir=x"],
         ["data", "overlap", f"data_dir={tmp_path / 'd'}", f"against={tmp_path / 'q.jsonl'}"],
@@ -125,15 +125,10 @@ def test_other_pointers_are_refused_too(tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def _corpus(path: Path) -> Path:
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in documents()))
-    return path
-
-
 def test_files_left_out_are_reported_and_recorded(tmp_path, capsys):
     folder = tmp_path / "shards"
     folder.mkdir()
-    _corpus(folder / "A.JSONL")
+    write_jsonl(folder / "A.JSONL", documents())
     for name in ("b.md", "c.md", "d.md", "e.md", "LICENSE"):
         (folder / name).touch()
     os.mkfifo(folder / "pipe.jsonl")
@@ -145,6 +140,32 @@ def test_files_left_out_are_reported_and_recorded(tmp_path, capsys):
     counts = {"*": 1, "*.md": 4, "not a regular file": 1}
     assert Manifest.load(tmp_path / "d").sources[0].files_left_out == counts
     assert "files: *.md | 4" in (tmp_path / "d" / "data_card.md").read_text()
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    for name in (b"\xff.txt", b"b.\xff"):
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_text("one")
+    assert texts(tmp_path) == ["one"]
+    note = find_files(CorpusConfig(format="text", paths=[str(tmp_path)])).note()
+    assert note.startswith("left out: *.\\udcff (")
+    assert note.encode()
+
+
+def test_the_same_documents_are_the_same_data_in_every_format(tmp_path):
+    """Byte order marks and line ends included; text in files, JSON lines and Parquet."""
+    same = ["\ufeff" * (i % 3 == 0) + d.replace("\n", "\r\n") for i, d in enumerate(documents())]
+    (tmp_path / "text").mkdir()
+    for i, text in enumerate(same):
+        (tmp_path / "text" / f"{i}.txt").write_bytes(text.encode())
+    write_jsonl(tmp_path / "a.jsonl", same)
+    pq.write_table(pa.table({"text": same}), tmp_path / "a.parquet")
+    found = set()
+    for kind, path in (("text", "text"), ("jsonl", "a.jsonl"), ("parquet", "a.parquet")):
+        config = command(tmp_path / f"d-{kind}", tmp_path / path)
+        config.corpus = CorpusConfig(format=kind, paths=[str(tmp_path / path)])
+        found.add(prepare(config).data_id)
+    assert len(found) == 1
+    assert "\r\n" in decoded(tmp_path / "d-text", "validation")[0]
 
 
 NAMES = ["a.txt", "b.text", "x/c.txt", "x/y/d.txt", "x/y/e.txt.zst", ".h/f.txt", "[z].txt"]
