@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 
 from chinchilla.config import SourceConfig
 from chinchilla.core.errors import DataError, UnreachableError, one_line
-from chinchilla.data.corpus_files import check_copy, corpus_files
+from chinchilla.data.corpus_files import corpus_files, hub_settings
 
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document
 CHUNK = 1 << 17  # bytes read at once from a compressed file
@@ -230,18 +230,9 @@ def _read_hub(corpus: SourceConfig) -> Iterator[str]:
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as DataError
     name, column = f"hub data set {corpus.hub_name}", corpus.column
-    settings: dict[str, Any] = {
-        "path": corpus.hub_name,
-        "name": corpus.hub_config or None,
-        "data_dir": corpus.hub_dir or None,
-        "revision": corpus.hub_revision or None,
-    }
     row = 0
     try:
-        if Path(corpus.hub_name).is_dir():
-            data_files = datasets.load_dataset_builder(**settings).config.data_files or {}
-            check_copy(corpus, data_files.get(corpus.hub_split, []))
-        rows = datasets.load_dataset(**settings, split=corpus.hub_split, streaming=True)
+        rows = datasets.load_dataset(**hub_settings(corpus), split=corpus.hub_split, streaming=True)
         for row, record in enumerate(rows, 1):
             yield _text(record, f"{name} row {row}", column)
     except DataError:

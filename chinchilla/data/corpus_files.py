@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
@@ -37,18 +38,31 @@ class Found:
 
 
 def corpus_files(source: SourceConfig) -> list[Path]:
-    """The files of a source in a fixed order; see `find_files`."""
-    return find_files(source).files
-
-
-def find_files(source: SourceConfig) -> Found:
-    """Find the files of a source; none for a data set on the hub.
+    """The files of a source in a fixed order; none for a data set on the hub.
 
     For a local copy of a hub data set, all visible files, of which `datasets` may read only some.
 
     Raises:
         DataError: a path does not exist or cannot be read, or nothing matches a pattern or format.
     """
+    return _find(source).files
+
+
+def find_files(source: SourceConfig) -> Found:
+    """The files of a source, and what was left out.
+
+    Raises:
+        DataError: as `corpus_files`; or files that are read are Git LFS pointers.
+    """
+    found = _find(source)
+    if source.format == "hub" and found.files:
+        _compare_with_read(source, found)
+    else:
+        refuse_lfs_pointers(found.files)
+    return found
+
+
+def _find(source: SourceConfig) -> Found:
     if source.format == "embedded":
         return Found([Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))])
     found = Found()
@@ -58,46 +72,54 @@ def find_files(source: SourceConfig) -> Found:
             if source.format != "hub":
                 found.files += _at(path, source, found)
             elif path.is_dir():  # `datasets` ignores hidden files such as .git and .cache
-                found.files = _walk(path, ("",), Found(), hidden=False)
+                found.files = _walk(path, ("",), found, hidden=False)
         except OSError as error:
             raise DataError(f"{name} cannot be read ({error.strerror}).") from None
     return found
 
 
-def check_files(source: SourceConfig) -> Found:
-    """`find_files`, which also refuses Git LFS pointers among the files of a source."""
-    found = find_files(source)
-    if source.format != "hub":  # `datasets` reads only some of a copy's files
-        refuse_lfs_pointers(found.files)
-    return found
+def _compare_with_read(source: SourceConfig, found: Found) -> None:
+    """Check that `datasets` reads a local copy of a hub data set completely; note the files that it does not.
 
-
-def check_copy(source: SourceConfig, read: Iterable[str]) -> None:
-    """Check that `datasets` reads a local copy of a hub data set completely; it ignores linked folders.
-
-    Args:
-        source: its hub_name is a folder.
-        read: the files that `datasets` reads.
+    It ignores linked folders. In a configuration, patterns choose the files, so they are not refused.
 
     Raises:
-        DataError: Git LFS pointers are read, or a linked folder with files of the same kind is not.
+        DataError: files that are read are Git LFS pointers, or a linked folder is not read.
     """
-    files = [Path(name) for name in read]
-    refuse_lfs_pointers(path for path in files if path.is_file())
-    if source.hub_config:  # its definition selects the files
+    import datasets
+
+    try:
+        data_files = datasets.load_dataset_builder(**hub_settings(source)).config.data_files or {}
+    except Exception:  # of many kinds; reading the documents raises it too, with advice
         return
-    root, real = Path(source.hub_name, source.hub_dir), {path.resolve() for path in files}
-    linked: dict[Path, list[Path]] = defaultdict(list)
-    for path in _walk(root, tuple({path.suffix for path in files}), Found(), hidden=False):
-        for folder in path.relative_to(root).parents:
-            if (root / folder).is_symlink() and folder != Path("."):
-                linked[root / folder].append(path)
-    for folder, paths in linked.items():
-        if real.isdisjoint(path.resolve() for path in paths):
-            raise DataError(
-                f"{folder} is a link to a folder, which the library datasets does not read. Replace the link "
-                f"by the folder, or set corpus.hub_dir={folder.relative_to(source.hub_name)}."
-            )
+    read = {Path(name).resolve() for name in data_files.get(source.hub_split, [])}
+    refuse_lfs_pointers(sorted(path for path in read if path.is_file()))
+    root = Path(source.hub_name, source.hub_dir)
+    suffixes, linked = {path.suffix for path in read}, dict[Path, bool]()  # whether it is read
+    for path in found.files:
+        is_read = path.resolve() in read
+        if not is_read:
+            found.left_out[f"not read by datasets, *{_shown(path.suffix)}"].append(path)
+        if path.is_relative_to(root) and path.suffix in suffixes:
+            for name in path.relative_to(root).parents[:-1]:
+                if (root / name).is_symlink():
+                    linked[root / name] = linked.get(root / name, False) or is_read
+    unread = [folder for folder, is_read in linked.items() if not is_read]
+    if unread and not source.hub_config:
+        raise DataError(
+            f"{_named(unread)}: a link to a folder, which the library datasets does not read. Replace the link "
+            f"by the folder, or set corpus.hub_dir={unread[0].relative_to(source.hub_name)}."
+        )
+
+
+def hub_settings(source: SourceConfig) -> dict[str, Any]:
+    """The arguments of `datasets.load_dataset` that choose a data set."""
+    return {
+        "path": source.hub_name,
+        "name": source.hub_config or None,
+        "data_dir": source.hub_dir or None,
+        "revision": source.hub_revision or None,
+    }
 
 
 def refuse_lfs_pointers(files: Iterable[Path]) -> None:

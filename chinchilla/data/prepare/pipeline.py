@@ -26,7 +26,7 @@ from chinchilla.core.files import (
     writable_dir,
     write_text,
 )
-from chinchilla.data.corpus_files import check_files
+from chinchilla.data.corpus_files import find_files
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo
 from chinchilla.data.prepare import stages
@@ -241,7 +241,7 @@ def _opened(command: DataCommand) -> Iterator[Path]:
         InputError: data_dir is not writable, or in use.
     """
     for source in command.corpus.each():
-        check_files(source)
+        find_files(source)
     if command.tokenizer.model:  # before the text is read
         Tokenizer.load(Path(command.tokenizer.model).expanduser())
     data_dir = Path(command.data_dir).expanduser()

@@ -13,7 +13,7 @@ from chinchilla import cli
 from chinchilla.config import CorpusConfig
 from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
-from chinchilla.data.corpus_files import check_files, find_files
+from chinchilla.data.corpus_files import find_files
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
 
@@ -104,7 +104,7 @@ def test_git_lfs_pointers_are_refused(tmp_path, kind):
     for path in (tmp_path / "d", tmp_path / "d" / f"900{SUFFIX[kind]}"):
         corpus = CorpusConfig(format=kind, paths=[str(path)])
         with pytest.raises(DataError, match=rf"900{SUFFIX[kind]}: Git LFS pointer.*git lfs pull"):
-            check_files(corpus)
+            find_files(corpus)
 
 
 def test_other_pointers_are_refused_too(tmp_path, capsys):
@@ -224,20 +224,29 @@ def test_a_refused_corpus_leaves_no_folder(tmp_path, capsys):
 @pytest.mark.parametrize("hub_dir", ["", "data"])
 def test_a_local_copy_of_a_hub_data_set_is_read_completely(tmp_path, hub_dir):
     """`datasets` passes over linked folders and broken links."""
-    shards(tmp_path, "jsonl", ["ds/data/train-0.jsonl", "other/train-1.jsonl"])
+    shards(tmp_path, "jsonl", ["ds/data/train-0.jsonl", "other/train-1.jsonl", "ds/LICENSE"])
     corpus = CorpusConfig(format="hub", hub_name=str(tmp_path / "ds"), hub_dir=hub_dir)
-    (tmp_path / "ds" / "data" / "train-2.jsonl").symlink_to(tmp_path / "other" / "train-1.jsonl")
+    link = tmp_path / "ds" / "data" / "train-2.jsonl"
+    link.symlink_to(tmp_path / "other" / "train-1.jsonl")
     assert list(read_documents(corpus)) == ["ds/data/train-0.jsonl", "other/train-1.jsonl"]
-    link = tmp_path / "ds" / "data" / "train-3.jsonl"
-    link.write_bytes(POINTER)
-    with pytest.raises(DataError, match=r"train-3.jsonl: Git LFS pointer"):
-        list(read_documents(corpus))
+    assert (
+        find_files(corpus).note() == f"left out: not read by datasets, * ({tmp_path}/ds/LICENSE)."
+    )
     link.unlink()
     link.symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"train-3.jsonl: a link to a file that does not exist"):
-        check_files(corpus)
+    with pytest.raises(DataError, match=r"train-2.jsonl: a link to a file that does not exist"):
+        find_files(corpus)
+    link.unlink()
+    link.write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"train-2.jsonl: Git LFS pointer"):
+        find_files(corpus)
     link.unlink()
     shards(tmp_path, "jsonl", ["third/train-4.jsonl"])
     (tmp_path / "ds" / "data" / "more").symlink_to(tmp_path / "third")
-    with pytest.raises(DataError, match=r"more is a link to a folder, which the library datasets"):
-        list(read_documents(corpus))
+    with pytest.raises(
+        DataError, match=r"data/more: a link to a folder, .* corpus.hub_dir=data/more"
+    ):
+        find_files(corpus)
+    corpus.hub_dir = "data/more"
+    assert list(read_documents(corpus)) == ["third/train-4.jsonl"]
+    assert "LICENSE" in find_files(corpus).note()
