@@ -22,12 +22,23 @@ def data(command: config.DataCommand) -> int:
     return ACTIONS[command.action](command)
 
 
+def _show_files_left_out(command: config.DataCommand) -> None:
+    """Print which files in the folders of the corpus are not read."""
+    from chinchilla.data.corpus_files import find_files
+
+    if command.format == "text":
+        for source in command.corpus.each():
+            if note := find_files(source).note():
+                print(f"note, {source.name}: {note}")
+
+
 def _tokenizer(command: config.DataCommand) -> int:
     """Train or load a tokenizer and print its statistics by source."""
     from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import make_tokenizer
     from chinchilla.data.prepare.stages import TOKENIZER_FILE
 
+    _show_files_left_out(command)
     with stage_progress() as report:
         tokenizer, stats = make_tokenizer(command, report if command.format == "text" else None)
     path = command.tokenizer.model or str(Path(command.data_dir) / TOKENIZER_FILE)
@@ -98,6 +109,7 @@ def _prepare(command: config.DataCommand) -> int:
     from chinchilla.data.prepare.pipeline import prepare
 
     folder = Path(command.data_dir).expanduser()
+    _show_files_left_out(command)
     with stage_progress() as report:
         manifest = prepare(command, report if command.format == "text" else None)
     if command.format == "json":

@@ -9,6 +9,19 @@ from chinchilla.core.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap")
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
+COMPRESSIONS = ("", ".gz", ".xz", ".bz2", ".zst")
+SUFFIXES = {  # of the files that are read in a folder
+    "text": tuple(f".txt{end}" for end in COMPRESSIONS),
+    "jsonl": tuple(f"{name}{end}" for name in (".jsonl", ".json") for end in COMPRESSIONS),
+    "parquet": (".parquet",),
+}
+_USED = {  # settings of each format, beside those of all
+    "embedded": (),
+    "text": ("paths", "build_command", "separator"),
+    "jsonl": ("paths", "build_command", "column"),
+    "parquet": ("paths", "build_command", "column"),
+    "hub": ("hub_name", "hub_config", "hub_dir", "hub_split", "hub_revision", "column"),
+}
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # counted in files and libraries
 
 
@@ -18,7 +31,9 @@ class SourceConfig(Config):
 
     name: str = setting("custom", "Name of the source in file names and the manifest.")
     format: str = setting("text", "Kind of source.", choices=FORMATS)
-    paths: list[str] = setting([], "Files or folders (text, jsonl, parquet).")
+    paths: list[str] = setting(
+        [], "Files, folders, or quoted patterns such as 'books/**/*.txt' (text, jsonl, parquet)."
+    )
     separator: str = setting(
         "",
         "text: lines equal to this separate documents; blank = blank lines; empty = one document per file.",
@@ -53,12 +68,41 @@ class SourceConfig(Config):
     def check_source(self, prefix: str) -> None:
         """Check the settings of one source; `prefix` begins their names in messages."""
         self.check_values(prefix)
+        given = {f.name: getattr(self, f.name) for f in fields(SourceConfig)}
+        for each in fields(SourceConfig):
+            used_by = [name for name, used in _USED.items() if each.name in used]
+            default = [] if each.name == "paths" else each.default
+            if used_by and self.format not in used_by and given[each.name] != default:
+                raise InputError(self._no_effect(prefix, each.name, used_by))
         if self.format == "hub" and not self.hub_name:
             raise InputError(f"{prefix}format=hub needs {prefix}hub_name, such as allenai/c4.")
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(
                 f"{prefix}format={self.format} needs {prefix}paths=[FILE_OR_FOLDER, ...]."
             )
+
+    def _no_effect(self, prefix: str, key: str, used_by: list[str]) -> str:
+        """The error for a setting that the format does not use."""
+        value = getattr(self, key)
+        value = f"[{','.join(value)}]" if isinstance(value, list) else value
+        if self.format == "embedded":
+            return (
+                f"{prefix}{key}={value} has no effect with corpus=sotu, the included text and the default. "
+                f"Give corpus={_suggested(self.paths) or ' or corpus='.join(used_by)} as well."
+            )
+        return (
+            f"{prefix}{key}={value} has no effect with {prefix}format={self.format}. Omit it, or use another "
+            f"format: {', '.join(used_by)}."
+        )
+
+
+def _suggested(paths: list[str]) -> str:
+    """The format that all names of files have by their suffixes; empty if it is not clear."""
+    found = {
+        next((name for name, ends in SUFFIXES.items() if path.lower().endswith(ends)), "")
+        for path in paths
+    }
+    return found.pop() if len(found) == 1 else ""
 
 
 @dataclass(kw_only=True)
@@ -70,6 +114,11 @@ class CorpusConfig(SourceConfig):
     def __post_init__(self) -> None:
         if not self.sources:
             self.check_source("corpus.")
+            if self.name == "sotu" and self.format != "embedded":
+                raise InputError(
+                    f"corpus.format={self.format} has no effect on the name and licence of corpus=sotu, "
+                    f"which is the default. Give corpus={self.format} instead."
+                )
             return
         for each in fields(SourceConfig):
             default = [] if each.name == "paths" else each.default

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from chinchilla.core.errors import InputError
 
+LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
@@ -235,6 +236,11 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether the bytes of a file are a Git LFS pointer, which stands for contents not fetched."""
+    return len(data) < LFS_POINTER_BYTES and data.startswith(b"version https://git-lfs.github.com/")
 
 
 def writable_dir(path: Path, key: str) -> Path:

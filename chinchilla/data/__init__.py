@@ -1,5 +1,6 @@
 """From text to batches. The path of a document, in reading order:
 
+    corpus_files.py             find the files of a corpus
     corpus.py                   read documents from files or a hub data set, one at a time
     prepare/pipeline.py         `chinchilla data`: run the stages and move the result into place
     prepare/stages.py           the stages: read, train the tokenizer, encode

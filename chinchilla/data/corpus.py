@@ -4,28 +4,31 @@ JSON lines are parsed line by line: `datasets` infers a schema from the first bl
 at a field that first occurs later. Parquet is read with pyarrow, because `datasets` interprets file
 names as patterns. Hub data sets are streamed by `datasets`. No reader holds more than one document, or
 one batch of rows, in memory.
+
+In every format, a byte order mark at the start of a file or document is not part of the text, and line
+ends are kept as they are: \\r\\n is not converted.
 """
 
+import bz2
 import gzip
+import io
 import json
 import lzma
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from chinchilla.config import SourceConfig
 from chinchilla.core.errors import DataError, UnreachableError, one_line
+from chinchilla.data.corpus_files import corpus_files, hub_settings
 
-SUFFIXES = {
-    "text": (".txt",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".json.gz", ".json.xz"),
-    "parquet": (".parquet",),
-}
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document
+CHUNK = 1 << 17  # bytes read at once from a compressed file
 ROWS_PER_BATCH = 256  # of a Parquet file
+BYTE_ORDER_MARK = "\ufeff"
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
@@ -38,51 +41,10 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
     documents = islice(_READERS[corpus.format](corpus), corpus.max_documents or None)
     count = 0
     for count, text in enumerate(documents, 1):  # noqa: B007
-        yield text
+        yield text.removeprefix(BYTE_ORDER_MARK)
     if count == 0:
         where = f" in {', '.join(corpus.paths[:4])}" if corpus.paths else ""
         raise DataError(f"corpus {corpus.name!r} has no documents{where}.")
-
-
-def corpus_files(corpus: SourceConfig) -> list[Path]:
-    """The files of a corpus, with folders expanded and sorted; none for a data set on the hub.
-
-    For a local copy of a hub data set, all visible files, of which `datasets` may read only some.
-
-    Raises:
-        DataError: a path does not exist, or a folder has no files of the format.
-    """
-    if corpus.format == "hub":
-        copy = Path(corpus.hub_name)  # `datasets` ignores .git and .cache
-        return [
-            path
-            for path in sorted(copy.rglob("*"))
-            if path.is_file() and not any(x.startswith(".") for x in path.relative_to(copy).parts)
-        ]
-    if corpus.format == "embedded":
-        return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
-    files = []
-    for path in (Path(name).expanduser() for name in corpus.paths):
-        try:
-            files += _files_at(path, SUFFIXES[corpus.format], corpus.build_command)
-        except OSError as error:
-            raise DataError(f"corpus.paths: {path} cannot be read ({error.strerror}).") from None
-    return files
-
-
-def _files_at(path: Path, suffixes: tuple[str, ...], build_command: str) -> list[Path]:
-    """The file itself, or the files of the format in a folder, sorted by name."""
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        advice = f" Create it with: {build_command}" if build_command else ""
-        raise DataError(f"corpus.paths: {path} does not exist.{advice}")
-    if not path.is_dir():
-        raise DataError(f"corpus.paths: {path} is not a regular file. Copy the text to one.")
-    files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
-    if not files:
-        raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")
-    return files
 
 
 def _read_text(corpus: SourceConfig) -> Iterator[str]:
@@ -121,8 +83,7 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{where} is not one JSON object ({error}). Write one object per line, without a "
-                    "byte order mark."
+                    f"{where} is not one JSON object ({error}). Write one object per line."
                 ) from None
             if not isinstance(record, dict):
                 raise DataError(
@@ -133,7 +94,7 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their endings; gzip and xz are recognized by suffix."""
+    """Lines of a UTF-8 file, also a compressed one, with their endings."""
     number = 0
     try:
         with _open(path) as file:
@@ -141,7 +102,7 @@ def _lines(path: Path) -> Iterator[str]:
                 number += 1
                 if len(line) > MAX_DOCUMENT:
                     raise _too_long(path, "split its lines")
-                text = line.decode("utf-8")
+                text = line.decode("utf-8" if number > 1 else "utf-8-sig")
                 if "\0" in text:
                     raise DataError(
                         f"{path} line {number} has a NUL byte, so it is not a text file. Give "
@@ -150,17 +111,60 @@ def _lines(path: Path) -> Iterator[str]:
                 yield text
     except UnicodeDecodeError as error:
         raise _not_utf8(f"{path} line {number}", error) from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read after line {number} ({reason}).") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        advice = " Decompress it first: zstd -d --long=31." if "too much memory" in reason else ""
+        raise DataError(f"{path} cannot be read after line {number} ({reason}).{advice}") from None
 
 
 def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".xz":
-        return lzma.open(path, "rb")
+    """Open a file; compression is recognized by the first bytes, which are never those of UTF-8 text."""
+    with open(path, "rb") as file:
+        head = file.read(10)
+    if head.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(path))
+    if head.startswith(b"\xfd7zXZ\0"):
+        return io.BufferedReader(_Streams(path, lzma.LZMADecompressor), CHUNK)
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):  # with a block, or empty
+        return io.BufferedReader(_Streams(path, bz2.BZ2Decompressor), CHUNK)
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow
+
+        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        return io.BufferedReader(stream, CHUNK)
     return open(path, "rb")
+
+
+class _Streams(io.RawIOBase):
+    """All streams of a .bz2 or .xz file; `bz2.open` and `lzma.open` end without an error at a damaged one."""
+
+    def __init__(self, path: Path, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = open(path, "rb"), decompressor  # noqa: SIM115 (closed below)
+        self._current = decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data:
+            block = b""
+            if self._current.eof:
+                block = self._current.unused_data.lstrip(b"\0")  # padding between streams
+                while not block:
+                    if not (more := self._file.read(CHUNK)):
+                        return 0
+                    block = more.lstrip(b"\0")
+                self._current = self._new()
+            elif self._current.needs_input and not (block := self._file.read(CHUNK)):
+                raise EOFError("the compressed data end too early")
+            data = self._current.decompress(block, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _too_long(path: Path, remedy: str) -> DataError:
@@ -177,7 +181,7 @@ def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         advice = "Convert it: iconv -f UTF-16 -t UTF-8."
     elif _CONTROL.search(line):
-        advice = "It does not look like text: decompress it first (only .gz and .xz are supported)."
+        advice = "It does not look like text: convert it, or decompress it (.gz, .xz, .bz2, .zst are read)."
     return DataError(f"{where} is not UTF-8: byte 0x{line[at]:02x} at offset {at}. {advice}")
 
 
@@ -228,14 +232,7 @@ def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     name, column = f"hub data set {corpus.hub_name}", corpus.column
     row = 0
     try:
-        rows = datasets.load_dataset(
-            corpus.hub_name,
-            corpus.hub_config or None,
-            data_dir=corpus.hub_dir or None,
-            split=corpus.hub_split,
-            revision=corpus.hub_revision or None,
-            streaming=True,
-        )
+        rows = datasets.load_dataset(**hub_settings(corpus), split=corpus.hub_split, streaming=True)
         for row, record in enumerate(rows, 1):
             yield _text(record, f"{name} row {row}", column)
     except DataError:

@@ -86,8 +86,12 @@ def _left_out(manifest: Manifest) -> list[str]:
         for source in manifest.sources
         for reason, n in sorted(source.dropped.items())
         if n
+    ] + [
+        [source.name, f"files: {reason}", f"{n:,}", "not read"]
+        for source in manifest.sources
+        for reason, n in source.files_left_out.items()
     ]
-    titles = ["source", "reason", "documents", "note"]
+    titles = ["source", "reason", "number", "note"]
     return _table(titles, rows, left=["source", "reason", "note"]) if rows else ["Nothing."]
 
 

@@ -61,6 +61,7 @@ class Source:
     bytes: int  # of the documents read that are valid Unicode
     dropped: dict[str, int]  # documents left out, by reason
     splits: dict[str, Split]  # train, validation
+    files_left_out: dict[str, int] = field(default_factory=dict)  # in the folders read, by reason
 
 
 @dataclass(frozen=True)

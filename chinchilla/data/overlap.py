@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import SourceConfig
+from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file, write_json
-from chinchilla.data.corpus import SUFFIXES, read_documents
+from chinchilla.data.corpus import read_documents
+from chinchilla.data.corpus_files import refuse_lfs_pointers
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.tokenizer import Tokenizer
 
@@ -87,7 +89,7 @@ def overlap(
 
     Args:
         data_dir: token folder.
-        file: .jsonl (also .gz, .xz): one item per line, its text in `column`; .parquet: one item per
+        file: .jsonl (also compressed): one item per line, its text in `column`; .parquet: one item per
             row; any other file is one item of plain text.
         n: words per n-gram.
         column: field that holds the text.
@@ -157,24 +159,24 @@ def overlap(
 
 
 def check_evaluation(file: Path) -> None:
-    """Check that an evaluation is a regular file, before any search begins.
+    """Check that an evaluation is a regular file with contents, before any search begins.
 
     Raises:
-        DataError: it is a folder or a pipe, or does not exist.
+        DataError: it is a folder, a pipe or a Git LFS pointer, or does not exist.
     """
     if not file.is_file():
         problem = "is not a regular file" if file.exists() else "does not exist"
         problem = "is a folder" if file.is_dir() else problem
         raise DataError(f"against: {file} {problem}. Give evaluation files: against=[FILE, ...].")
+    refuse_lfs_pointers([file])
 
 
 def _texts(file: Path, column: str) -> Iterator[str]:
-    kinds = [kind for kind, ends in SUFFIXES.items() if file.name.endswith(ends)]
-    return read_documents(
-        SourceConfig(
-            name="against", format=(kinds or ["text"])[0], paths=[str(file)], column=column
-        )
-    )
+    kinds = [kind for kind, ends in SUFFIXES.items() if file.name.lower().endswith(ends)]
+    source = SourceConfig(name="against", format=(kinds or ["text"])[0], paths=[str(file)])
+    if source.format != "text":
+        source.column = column
+    return read_documents(source)
 
 
 def save_overlap(data_dir: Path, file: Path, report: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import sentencepiece
 
 from chinchilla.core.errors import DataError
+from chinchilla.core.files import is_lfs_pointer
 
 SPACE_MARK = "\u2581"  # represents a space inside pieces
 MAX_SEGMENT = 32_768  # characters per call of SentencePiece, whose memory grows with them
@@ -78,6 +79,11 @@ class Tokenizer:
             raise DataError(f"tokenizer {path} cannot be read ({error.strerror}).") from None
         if not model:
             raise DataError(f"tokenizer {path} is empty.")
+        if is_lfs_pointer(model):
+            raise DataError(
+                f"tokenizer {path} is a Git LFS pointer. Fetch the contents in that repository with: git lfs "
+                "pull."
+            )
         try:
             tokenizer = cls(model)
         except (RuntimeError, IndexError):
@@ -109,6 +115,11 @@ class Tokenizer:
         return self._processor.decode(ids)
 
     @property
+    def has_space(self) -> bool:
+        """Whether a space has a piece; else it is encoded as the bytes of U+2581 and not restored."""
+        return bool(self._processor.piece_to_id(SPACE_MARK) != self._processor.unk_id())
+
+    @property
     def lossless(self) -> bool:
         """Whether a probe of difficult text is restored; false for most models trained elsewhere."""
         return self.decode(self.encode(_PROBE)) == _PROBE
@@ -126,8 +137,12 @@ def train_tokenizer(
     Training is single-threaded and holds the texts in memory (about 12 MB/s for bpe, 1 MB/s for
     unigram).
 
+    SentencePiece leaves out the rarest characters, one in 2,000 in all, which become bytes. If spaces
+    are among them, training is repeated with a piece for the space. (Requiring it always would change
+    the hash of every model.)
+
     Args:
-        texts: sample of documents.
+        texts: sample of documents; may be read twice.
         vocab_size: pieces, of which 259 are unknown, eos, newline and the 256 bytes.
         algorithm: bpe or unigram.
         split_digits: encode each digit as a separate piece.
@@ -136,31 +151,46 @@ def train_tokenizer(
     Raises:
         DataError: the text supports only fewer pieces, or its alphabet needs more.
     """
-    out = io.BytesIO()
     # The model file records every option that is passed, so defaults are not.
     options: dict[str, Any] = {"split_digits": True} if split_digits else {}
+    options |= {
+        "vocab_size": vocab_size,
+        "model_type": algorithm,
+        "normalization_rule_name": normalization,
+    }
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_lines(texts),
-            model_writer=out,
-            vocab_size=vocab_size,
-            model_type=algorithm,
-            normalization_rule_name=normalization,
-            byte_fallback=True,
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            user_defined_symbols=["\n"],
-            unk_id=0,
-            eos_id=1,
-            bos_id=-1,
-            pad_id=-1,
-            num_threads=1,
-            minloglevel=2,  # errors only, which are raised as exceptions
-            **options,
-        )
+        try:
+            tokenizer = _train(texts, options)
+        except RuntimeError as error:
+            if "required_chars" not in str(error):
+                raise
+            tokenizer = None  # too few pieces: the next error counts the space too
+        if tokenizer is None or not tokenizer.has_space:
+            tokenizer = _train(texts, {**options, "required_chars": SPACE_MARK})
+        return tokenizer
     except RuntimeError as error:
         raise DataError(_explain(str(error), vocab_size)) from None
+
+
+def _train(texts: Iterable[str], options: dict[str, Any]) -> Tokenizer:
+    """One training with the options given, beside those that make a tokenizer lossless."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_training_lines(texts),
+        model_writer=out,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=["\n"],
+        unk_id=0,
+        eos_id=1,
+        bos_id=-1,
+        pad_id=-1,
+        num_threads=1,
+        minloglevel=2,  # errors only, which are raised as exceptions
+        **options,
+    )
     return Tokenizer(out.getvalue())
 
 

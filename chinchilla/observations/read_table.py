@@ -17,6 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
+from chinchilla.core.files import is_lfs_pointer
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
     ALL_COLUMNS,
@@ -171,8 +172,8 @@ def conventions_of(table: Table, stated: Mapping[str, str]) -> dict[str, str]:
 def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> Table:
     """Read a CSV file with commas, tabs or semicolons between values.
 
-    Lines that start with # are comments, except rows whose run_id starts with # (as many values as
-    the header, numbers in C, N, D and L) and a commented header as written by `numpy.savetxt`.
+    Lines that start with # are comments, except a commented header as written by `numpy.savetxt`. Those
+    that may be runs whose run_id starts with # are refused.
 
     Args:
         path: the file.
@@ -180,7 +181,8 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
         mapping: our column -> name in the table, for names that are not known.
 
     Raises:
-        InputError: not a text file, not a CSV, or a row longer or shorter than the header.
+        InputError: not a text file, not a CSV, a row longer or shorter than the header, or a comment
+            that may be a row.
     """
     text = io.StringIO(_read_text(path, key), newline="")
     lines = [(i, line) for i, line in enumerate(text, 1) if line.strip()]
@@ -193,14 +195,14 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
         if len(commented) == len(header) and any(column_of(cell)[0] for cell in commented):
             first, header, delimiter = first - 1, commented, other
     found = find_columns(header, str(path), mapping)
-    body: list[tuple[int, str]] = []
-    hashed: list[int] = []  # line numbers of rows that start with #
-    for i, line in lines[first + 1 :]:
-        if line[0] == "#":
-            if not _is_row(line, delimiter, len(header), found):
-                continue
-            hashed.append(i)
-        body.append((i, line))
+    body = [(i, line) for i, line in lines[first + 1 :] if line[0] != "#"]
+    comments = [(i, line) for i, line in lines[first + 1 :] if line[0] == "#"]
+    if maybe := [i for i, line in comments if _may_be_row(line, delimiter, len(header), found)]:
+        of_lines = Table("", {}, (), lambda k: f"line {maybe[k]}")
+        raise InputError(
+            f"{path} {of_lines.rows(range(len(maybe)))}: # begins a comment, but there are as many values as "
+            "in the header. Put the run_id of a run in quotes, or delete the comments."
+        )
     rows: list[list[str]] = []
     at: list[int] = []  # line number of each row
     n_read = 0  # lines of complete rows
@@ -223,14 +225,8 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
             f"{path} is not a valid CSV from line {body[n_read][0]} on ({error}). Check for an unclosed "
             "quote."
         ) from None
-    notes = found.notes
-    if hashed:
-        notes += (
-            f"{len(hashed)} lines that start with # hold as many values as the header (first: line "
-            f"{hashed[0]}) and were read as runs. Delete them if they are comments.",
-        )
     cells = [[row[i] for row in rows] for i in range(len(header))]
-    return _make_table(str(path), header, cells, found, lambda i: f"line {at[i]}", notes)
+    return _make_table(str(path), header, cells, found, lambda i: f"line {at[i]}", found.notes)
 
 
 def read_frame(frame: Any, mapping: Mapping[str, str] | None = None) -> Table:
@@ -295,6 +291,10 @@ def _read_text(path: Path, key: str) -> str:
         raise InputError(
             f"{key}={path} cannot be read ({error.strerror}). Give the path of a CSV file."
         ) from None
+    if is_lfs_pointer(raw):
+        raise InputError(
+            f"{key}={path} is a Git LFS pointer. Fetch the contents in that repository with: git lfs pull."
+        )
     encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = raw.decode(encoding)
@@ -324,11 +324,12 @@ def _split(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _is_row(line: str, delimiter: str, n_columns: int, found: FoundColumns) -> bool:
-    """Whether a line has as many values as the header, and numbers in C, N, D and L."""
-    row = _split(line, delimiter)
+def _may_be_row(line: str, delimiter: str, n_columns: int, found: FoundColumns) -> bool:
+    """Whether a comment may be a row whose first value, which is a name, starts with #."""
+    row, needed = _split(line, delimiter), ("C", "N", "D", "L")
     if len(row) < n_columns or any(row[n_columns:]):
         return False
-    cells = [row[i] for name, i in found.positions.items() if name in ("C", "N", "D", "L")]
+    cells = [row[i] for name, i in found.positions.items() if name in needed and i > 0]
+    first_is_name = all(i > 0 for name, i in found.positions.items() if name in NUMERIC)
     number = re.compile(r"[+-]?[.,]?\d|nan|inf", re.IGNORECASE)
-    return bool(cells) and all(number.match(cell) for cell in cells)
+    return first_is_name and any(number.match(cell) for cell in cells)

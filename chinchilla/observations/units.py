@@ -16,10 +16,17 @@ from chinchilla.observations.read_table import Table
 MAX_FACTOR = 100.0  # 6*N*D/C above it, or below its inverse, is an error of units
 USUAL_FACTOR = 2.0  # ... above it is noted: the conventions of N and C should be checked
 UNUSUAL_FACTOR = 5.0  # ... of a few rows over the table's median: those rows should be checked
+UNUSUAL_RATIO = 300.0  # the same for D/N
 MAX_UNUSUAL_ROWS = 0.1  # fraction of the rows
 MAX_BUDGET_SPREAD = 10.0  # between runs, of C / budget_flops
 MAX_LOSS = 20.0  # nats per token; a uniform guess over a million tokens has 13.8
 MIN_N = 5e3  # parameters; a smaller median is a count in thousands or more
+MIN_SURFACE = 12  # runs from which losses are compared with a surface
+SURFACE_STEPS = 20
+MAX_SCATTER = 0.02  # of ln L around the surface; with more, a factor of ln 2 is not clear
+MAX_OTHER = 0.4  # share of the runs; with more, it is not clear which unit is the other
+LN_BITS = -math.log(math.log(2))  # ln of (loss in bits / loss in nats)
+MIN_BITS = 1.3  # largest over smallest loss, below which both units cannot occur
 TOKENS_PER_PARAM = (1e-3, 1e6)  # range of D/N
 
 _SCALES = {1.0: "", 1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
@@ -96,8 +103,16 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
             f"D/N is {first:.2g}, the median of the table is {median_ratio:.2g}: {scaled(first)}"
         )
         bad, n = rows[final][outside], len(ratio)
-    else:
+    elif len(too_high):
         problem, bad, n = perplexity, rows[final][too_high], len(ratio)
+    elif len(other := other_loss_unit(N[final], D[final], columns["L"][final])):
+        problem = (
+            f"L is that of other runs divided or multiplied by ln 2, as if these {len(other)} of {len(ratio)} "
+            "losses were in another unit, bits or nats per token. Give all in nats: bits times 0.6931."
+        )
+        bad, n = rows[final][other], len(ratio)
+    else:
+        problem, bad, n = "", rows, len(ratio)
     if problem:  # lines are named unless most rows are wrong
         lines = f" {table.rows(bad)}" if 2 * len(bad) <= n else ""
         raise InputError(f"{table.name}{lines}: {problem}")
@@ -116,6 +131,12 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
             f"{table.rows(rows[final][unusual])}: 6*N*D/C is {factor[final][unusual[0]]:.2g}, the median of "
             f"the table is {median:.2g}. Check C, N and D there."
         )
+    distant = np.flatnonzero(np.abs(np.log(ratio / median_ratio)) > np.log(UNUSUAL_RATIO))
+    if 0 < len(distant) <= MAX_UNUSUAL_ROWS * len(ratio):  # 6*N*D/C is 1 where C was computed
+        notes.append(
+            f"{table.rows(rows[final][distant])}: D/N is {ratio[distant[0]]:.2g}, the median of the table is "
+            f"{median_ratio:.2g}. Check N and D there."
+        )
     return notes
 
 
@@ -132,6 +153,34 @@ def perplexities(L: np.ndarray) -> tuple[np.ndarray, str]:
         f"L={L.max():.4g} is not a loss in nats per token: it looks like perplexity. Give "
         "ln(perplexity), or bits per token times ln 2. Leave out runs that diverged."
     )
+
+
+def other_loss_unit(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> np.ndarray:
+    """Indices of losses in bits among losses in nats, or the other way round; empty if there are none.
+
+    They differ by a factor of ln 2 from a quadratic surface in ln N and ln D, which is fitted to
+    ln L by least absolute residuals. Several of one sign are needed, as one run may have diverged.
+
+    Args:
+        N, D, L: (n,) of the final losses.
+    """
+    none = np.zeros(0, int)
+    if len(L) < MIN_SURFACE or L.max() < MIN_BITS * L.min():
+        return none
+    x, z, y = (np.log(v) - np.log(v).mean() for v in (N, D, L))
+    surface = np.stack([np.ones_like(x), x, z, x * x, x * z, z * z], axis=1)
+    r, weights = y, np.ones_like(y)
+    for _ in range(SURFACE_STEPS):  # iteratively reweighted least squares
+        root = np.sqrt(weights)[:, None]
+        r = y - surface @ np.linalg.lstsq(surface * root, y * root[:, 0], rcond=None)[0]
+        weights = 1 / np.maximum(np.abs(r), 1e-4)
+    scatter = 1.4826 * float(np.median(np.abs(r)))
+    if scatter > MAX_SCATTER:
+        return none
+    distance = np.abs(np.abs(r) - LN_BITS)
+    other = np.flatnonzero(distance < max(3 * scatter, MAX_SCATTER))
+    one_sign = len(set(np.sign(r[other]))) == 1
+    return other if one_sign and 2 <= len(other) <= MAX_OTHER * len(L) else none
 
 
 def _cause(N: float, D: float, factor: float, max_errors: int = 3) -> str:

@@ -15,7 +15,7 @@ import chinchilla
 from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file
-from chinchilla.data.corpus import corpus_files
+from chinchilla.data.corpus_files import corpus_files
 
 NOT_IN_TOKENS = ("name", "paths", "licence", "build_command")  # fields that change no token
 

@@ -13,7 +13,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chinchilla.config import DataCommand
@@ -26,6 +26,7 @@ from chinchilla.core.files import (
     writable_dir,
     write_text,
 )
+from chinchilla.data.corpus_files import find_files
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo
 from chinchilla.data.prepare import stages
@@ -43,6 +44,7 @@ from chinchilla.data.prepare.stages import TOKENIZER_FILE, Progress
 from chinchilla.data.tokenizer import Tokenizer, TokenizerStats, tokenizer_stats
 
 WORK, WORK_TOKENIZER = ".chinchilla-work", ".chinchilla-work-tokenizer"
+LOCK = ".lock"
 DIGEST = "digest"  # in the working folder: what is being prepared
 
 
@@ -62,10 +64,8 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         InputError: data_dir is not writable, in use, prepared with other settings, or has files of
             other origin that would be overwritten.
     """
-    data_dir = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
-    work = data_dir / WORK
-    with _locked(data_dir), _disk_errors(data_dir):
-        clean_leftovers(data_dir)
+    with _opened(command) as data_dir:
+        work = data_dir / WORK
         # A manifest in the working folder: a call was interrupted while it moved the files.
         built = (work / MANIFEST).exists()
         if not built and (data_dir / MANIFEST).exists():
@@ -201,11 +201,9 @@ def make_tokenizer(
         DataError: a corpus or tokenizer that cannot be used.
         InputError: data_dir is not writable, in use, or has a tokenizer that is not the one given.
     """
-    data_dir = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
-    work = data_dir / WORK_TOKENIZER
     progress = progress or _no_progress
-    with _locked(data_dir), _disk_errors(data_dir):
-        clean_leftovers(data_dir)
+    with _opened(command) as data_dir:
+        work = data_dir / WORK_TOKENIZER
         if not command.tokenizer.model:
             _refuse_other_tokenizer(command, data_dir)
         shutil.rmtree(work, ignore_errors=True)
@@ -235,9 +233,37 @@ def _no_progress(stage: str, done: float, total: float) -> None:
 
 
 @contextmanager
+def _opened(command: DataCommand) -> Iterator[Path]:
+    """The folder data_dir, locked. A call that fails and leaves no file in it removes what it created.
+
+    Raises:
+        DataError: a file or folder of the corpus, or the tokenizer given, cannot be read.
+        InputError: data_dir is not writable, or in use.
+    """
+    for source in command.corpus.each():
+        find_files(source)
+    if command.tokenizer.model:  # before the text is read
+        Tokenizer.load(Path(command.tokenizer.model).expanduser())
+    data_dir = Path(command.data_dir).expanduser()
+    created = [path for path in (data_dir, *data_dir.parents) if not os.path.lexists(path)]
+    writable_dir(data_dir, "data_dir")
+    with _locked(data_dir), _disk_errors(data_dir):
+        try:
+            clean_leftovers(data_dir)
+            yield data_dir
+        except (InputError, OSError):
+            if created and os.listdir(data_dir) == [LOCK]:
+                (data_dir / LOCK).unlink()
+                with suppress(OSError):  # not empty
+                    for path in created:
+                        path.rmdir()
+            raise
+
+
+@contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """Allow one preparation per folder; the lock is released when the process ends."""
-    with open(data_dir / ".lock", "a") as file:
+    with open(data_dir / LOCK, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -11,12 +11,14 @@ with the source or stage that it was in.
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import atomic_write
-from chinchilla.data.corpus import corpus_files, read_documents
+from chinchilla.data.corpus import read_documents
+from chinchilla.data.corpus_files import corpus_files, find_files
 from chinchilla.data.manifest import SPLITS, Source
 from chinchilla.data.mixture import whole_parts
 from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool
@@ -105,7 +107,7 @@ def make_tokenizer(
         progress("tokenizer", 0, 1)
         rows = whole_parts([source.weight for source in command.corpus.each()])
         tokenizer = train_tokenizer(
-            training_sample(documents, command.validation_fraction, config.train_mb, rows),
+            TrainingSample(documents, command.validation_fraction, config.train_mb, rows),
             config.vocab_size,
             config.algorithm,
             config.split_digits,
@@ -117,22 +119,28 @@ def make_tokenizer(
     return tokenizer
 
 
-def training_sample(
-    documents: Documents, validation_fraction: float, train_mb: float, rows: list[int]
-) -> Iterator[str]:
-    """Training documents in key order, up to `train_mb` MB in all, sources in their shares.
+@dataclass(frozen=True)
+class TrainingSample:
+    """Training documents in key order, up to `train_mb` MB in all, sources in their shares of `rows`.
 
     A document contributes at most 1/64 of its source's share, so that long ones do not dominate.
     """
-    left = [int(train_mb * 1e6 * part / sum(rows)) for part in rows]
-    longest = [max(10_000, n // 64) for n in left]
-    for source, key, text in documents:
-        if max(left) <= 0:
-            return
-        if left[source] > 0 and split_of(key, validation_fraction) == "train":
-            part = text[: min(longest[source], left[source])]
-            left[source] -= len(part)
-            yield part.decode("utf-8", errors="ignore")  # the cut may be inside a character
+
+    documents: Documents
+    validation_fraction: float
+    train_mb: float
+    rows: list[int]
+
+    def __iter__(self) -> Iterator[str]:
+        left = [int(self.train_mb * 1e6 * part / sum(self.rows)) for part in self.rows]
+        longest = [max(10_000, n // 64) for n in left]
+        for source, key, text in self.documents:
+            if max(left) <= 0:
+                return
+            if left[source] > 0 and split_of(key, self.validation_fraction) == "train":
+                part = text[: min(longest[source], left[source])]
+                left[source] -= len(part)
+                yield part.decode("utf-8", errors="ignore")  # the cut may be inside a character
 
 
 def encode(
@@ -193,6 +201,7 @@ def encode(
             documents=counts.read,
             bytes=counts.read_bytes,
             dropped=dict(dropped[number]),
+            files_left_out={k: len(v) for k, v in sorted(find_files(config).left_out.items())},
             splits={split: writers[number, split].close() for split in SPLITS},
         )
         for number, (config, rows, counts) in enumerate(

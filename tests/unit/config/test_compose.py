@@ -59,7 +59,7 @@ def test_every_yaml_belongs_to_a_command_or_a_group():
 
 
 NEEDED = {"text": ["corpus.paths=[a.txt]"], "jsonl": ["corpus.paths=[a.jsonl]"],
-          "parquet": ["corpus.paths=[a.parquet]"]}  # fmt: skip
+          "parquet": ["corpus.paths=[a.parquet]"], "hub": ["corpus.hub_name=a/b"]}  # fmt: skip
 
 
 def combinations(command: str) -> list[list[str]]:

@@ -19,7 +19,7 @@ def test_the_card_accounts_for_every_document(tmp_path):
     assert kept + sum(source.dropped.values()) == 37
     text = (tmp_path / "d" / "data_card.md").read_text()
     assert m.data_id in text
-    assert "| source | reason | documents | note |\n| --- | --- | --: | --- |" in text
+    assert "| source | reason | number | note |\n| --- | --- | --: | --- |" in text
     assert "| custom | duplicate | 4 | exact duplicate |" in text
     assert r"CC0 \| see notice" in text  # the table is still valid
     assert str(tmp_path) not in text  # no local paths

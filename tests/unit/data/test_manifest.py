@@ -40,6 +40,14 @@ def test_folders_of_an_older_schema_are_refused_in_one_line(tmp_path, token_dir)
         TokenData.open(tmp_path / "d")
 
 
+def test_a_manifest_of_before_files_were_counted_is_read(tmp_path, token_dir):
+    shutil.copytree(token_dir, tmp_path / "d")
+    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    del record["sources"][0]["files_left_out"]
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
+    assert Manifest.load(tmp_path / "d") == Manifest.load(token_dir)
+
+
 def test_data_id_has_not_changed(token_dir):
     """A change would invalidate every sweep and need a new DATA_ID_VERSION."""
     assert Manifest.load(token_dir).data_id == "367b2fabe76e7857"

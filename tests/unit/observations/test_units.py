@@ -78,6 +78,40 @@ def test_a_row_in_another_unit_is_found_when_C_is_derived():
         Observations.of(**columns)
 
 
+@pytest.mark.parametrize(("column", "factor"), [("D", 1e-3), ("N", 1e-3)])
+def test_a_row_in_thousands_is_a_note_when_C_is_derived(column, factor):
+    columns = distinct_runs()
+    del columns["C"]
+    columns[column] = columns[column] * np.where(np.arange(12) == 7, factor, 1)
+    notes = Observations.of(**columns).notes
+    assert any(n.startswith("row 7: D/N is ") and "Check N and D there" in n for n in notes)
+
+
+def losses_of_a_law(n: int = 40) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    N, D = np.exp(draw.uniform(17, 22, n)), np.exp(draw.uniform(20, 25, n))
+    L = (1.7 + 400 / N**0.34 + 410 / D**0.28) * np.exp(0.003 * draw.standard_normal(n))
+    return {"C": 6 * N * D, "N": N, "D": D, "L": L}
+
+
+@pytest.mark.parametrize("factor", [1 / np.log(2), np.log(2)])
+@pytest.mark.parametrize("rows", [[3, 17], list(range(0, 40, 4))])
+def test_losses_in_bits_among_losses_in_nats_are_refused_by_row(factor, rows):
+    columns = losses_of_a_law()
+    columns["L"][rows] *= factor
+    with pytest.raises(
+        InputError, match=rf"rows {rows[0]}.*these {len(rows)} of 40 losses were in a"
+    ):
+        Observations.of(**columns)
+
+
+@pytest.mark.parametrize("factor", [1 / np.log(2), 1.2, 2.0])
+def test_one_unusual_loss_is_for_the_fit_to_judge(factor):
+    columns = losses_of_a_law()
+    columns["L"][3] *= factor
+    assert Observations.of(**columns).notes == ()
+
+
 def test_one_perplexity_among_losses_is_refused_by_row():
     columns = distinct_runs()
     columns["L"] = np.where(np.arange(12) == 7, 31.0, columns["L"])

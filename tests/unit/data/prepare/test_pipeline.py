@@ -18,6 +18,7 @@ from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare import stages
 from chinchilla.data.prepare.pipeline import make_tokenizer, prepare
+from chinchilla.data.tokenizer import train_tokenizer
 
 SUPPORT = Path(data_corpora.__file__).parent
 
@@ -161,7 +162,7 @@ def test_an_existing_tokenizer_is_used_only_if_it_is_given(tmp_path):
     made, _ = make_tokenizer(config)
     model = tmp_path / "d" / "tokenizer.model"
     before = model.read_bytes(), model.stat().st_mtime_ns
-    (tmp_path / "other.model").write_bytes(b"another")
+    (tmp_path / "other.model").write_bytes(train_tokenizer(documents(), 310).model)
     refused = [(make_tokenizer, ""), (prepare, ""), (prepare, str(tmp_path / "other.model"))]
     for make, given in refused:
         config.tokenizer = TokenizerConfig(vocab_size=300, model=given)

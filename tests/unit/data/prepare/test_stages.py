@@ -6,7 +6,7 @@ from data_corpora import command, documents, write_jsonl
 from chinchilla.core.errors import DataError
 from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.data.prepare.shuffle_dedup import Documents, write_source
-from chinchilla.data.prepare.stages import training_sample
+from chinchilla.data.prepare.stages import TrainingSample
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_tokenizer_is_trained_on_the_shares(tmp_path):
     for letter in "ab":
         texts = (f"{letter * 99}{i:05d}" for i in range(2_000))
         assert list(write_source(texts, tmp_path / letter))
-    sample = training_sample(Documents([tmp_path / "a", tmp_path / "b"]), 0.01, 0.08, [3, 1])
+    sample = TrainingSample(Documents([tmp_path / "a", tmp_path / "b"]), 0.01, 0.08, [3, 1])
     text = "".join(sample)
     assert text.count("a") == pytest.approx(3 * text.count("b"), rel=0.02)
     assert len(text) == pytest.approx(80_000, rel=0.01)
