@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json
+from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir, write_json, write_text
 from chinchilla.observations.table import Observations
@@ -19,7 +19,7 @@ def fetch(command: config.FetchCommand) -> int:
     print(f"source: {published.CITATION}")
     print(f"licence: {published.LICENCE}")
     print(
-        f"wrote {command.out}; fit it with `chinchilla fit observations={command.out} out_dir=DIR`"
+        f"wrote {command.out}; fit it with `chinchilla fit {shell_word(command.out)} out_dir=FOLDER`"
     )
     return 0
 
