@@ -10,7 +10,7 @@ from chinchilla import config
 from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_curves, sweep_results
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, read_json, sha256_file, writable_dir
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
@@ -121,6 +121,11 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
             obs = dataclasses.replace(obs, loss_kind="validation")
         return obs
 
+    given_as = Path(command.observations)
+    if not given_as.suffix and not given_as.exists():
+        raise InputError(
+            f"{given_as} does not exist.{nearest_path(given_as)} Give the folder of a sweep, or a CSV file of runs."
+        )
     if command.sweep_dir:
         results = sweep_results(Path(command.sweep_dir))
         finals = Observations.from_results(results, command.loss)

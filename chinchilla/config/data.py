@@ -57,7 +57,7 @@ class SourceConfig(Config):
             raise InputError(f"{prefix}format=hub needs {prefix}hub_name, such as allenai/c4.")
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(
-                f"{prefix}format={self.format} needs {prefix}paths=FILE_OR_FOLDER,...."
+                f"{prefix}format={self.format} needs {prefix}paths=FILE_OR_FOLDER, several separated by commas."
             )
 
 
@@ -151,6 +151,6 @@ class DataCommand(Config, words=("action", "against")):
         super().__post_init__()
         if self.action == "overlap" and not self.against:
             raise InputError(
-                "against is missing: give against=FILE,..., the evaluations to look up in the training "
+                "against is missing: give against=FILE (several separated by commas), the evaluations to look up in the training "
                 "text of data_dir, as .jsonl (column=text), .parquet or plain text."
             )

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core.errors import DataError, InputError, Problems, Refusal, UserError
@@ -170,8 +170,12 @@ def plan_grid(
     shape = functools.partial(
         shape_named, vocab_size=vocab, seq_len=grid.seq_len, kv_size=grid.kv_size, positions=grid.positions
     )  # fmt: skip
+    run = functools.partial(
+        plan_run, recipe=recipe, flop_convention=grid.flop_convention, data_id=data_id,
+        precision=precision, sweep=grid.name, min_steps=grid.min_steps,
+    )  # fmt: skip
     candidates = sorted({shape(name) for name in grid.models}, key=n_params)
-    wanted: list[tuple[ModelShape, dict[str, float]]] = []  # with its budget_flops or tokens
+    wanted: list[tuple[ModelShape, dict[str, Any]]] = []  # with its budget_flops or tokens
     curves = []
     for budget in sorted(set(grid.budgets)):
         expected = grid.expected_coefficient * budget**grid.expected_exponent
@@ -185,18 +189,7 @@ def plan_grid(
     specs, refused = [], []
     for s, size in wanted:
         try:
-            specs.append(
-                plan_run(
-                    s,
-                    recipe,
-                    flop_convention=grid.flop_convention,
-                    data_id=data_id,
-                    precision=precision,
-                    sweep=grid.name,
-                    min_steps=grid.min_steps,
-                    **size,
-                )
-            )
+            specs.append(run(s, **size))
         except (InputError, Refusal) as error:
             refused.append((size, error))
     found.errors += _worst(refused)
@@ -207,9 +200,9 @@ def plan_grid(
     return list({spec.run_id: spec for spec in specs}.values())
 
 
-def _worst(refused: Sequence[tuple[dict[str, float], UserError]]) -> list[UserError]:
+def _worst(refused: Sequence[tuple[dict[str, Any], UserError]]) -> list[UserError]:
     """Of refusals with the same remedy, that of the largest model of the first budget."""
-    kinds: dict[str, list[tuple[dict[str, float], UserError]]] = {}
+    kinds: dict[str, list[tuple[dict[str, Any], UserError]]] = {}
     for size, error in refused:  # the last sentence is the remedy
         kinds.setdefault(str(error).rpartition(". ")[2], []).append((size, error))
     worst = []

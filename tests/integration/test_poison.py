@@ -477,4 +477,4 @@ def test_payloads_in_a_yaml_choice(tmp_path: Path, capsys, text: str):
 )
 def test_payloads_in_an_override(tmp_path: Path, capsys, monkeypatch, word: str):
     monkeypatch.chdir(tmp_path)
-    assert_refused(capsys, ["plan", "grid=small", "out=", word])
+    assert_refused(capsys, ["plan", "grid=demo", "out=", word])

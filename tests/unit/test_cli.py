@@ -96,7 +96,7 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("status", ["sweep_dir is missing"]),
         ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
         ("report", ["fits is missing", "fits=FOLDER"]),
-        ("data corpus=text", ["corpus.paths=[FILE_OR_FOLDER, ...]"]),
+        ("data corpus=text", ["corpus.paths=FILE_OR_FOLDER, several"]),
         ("flops --config-dir", ["--config-dir=", "is not a folder"]),
         ("flops --config-dir nowhere", ["--config-dir=", "is not a folder"]),
     ],
