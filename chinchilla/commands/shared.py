@@ -62,7 +62,8 @@ def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:
 def shell_word(path: str | Path) -> str:
     """A path as a positional word for the shell."""
     text = str(path)
-    return shlex.quote(text if text[:1] != "-" and "=" not in text else f"./{text}")
+    is_key = text.startswith("-") or "=" in text.partition("/")[0]
+    return shlex.quote(f"./{text}" if is_key else text)
 
 
 def print_json(value: Any) -> int:
