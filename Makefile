@@ -16,10 +16,13 @@ install: $(PINS) ## create .venv with the package and its tools, at the pinned v
 
 $(PINS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"make: {sys.executable} is Python {v[0]}.{v[1]}; 3.11, 3.12 or 3.13 is needed. Name one: make PYTHON=python3.12 ...")'
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "[1/2] creating $(VENV) with $(PYTHON)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/2] installing the package and its pinned dependencies"
+	@$(BIN)/python scripts/pip_install.py --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+	@echo "installed; 'source $(VENV)/bin/activate' makes the command chinchilla available"
 
 demo: install ## data -> plan -> sweep -> fit -> diagnose -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh

@@ -82,7 +82,6 @@ def fit(
     """
     command = FitCommand(
         observations=IN_MEMORY,
-        out_dir=IN_MEMORY,
         approaches=[*approaches],
         n_bootstrap=n_bootstrap,
         seed=seed,

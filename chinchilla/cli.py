@@ -1,4 +1,4 @@
-"""`chinchilla COMMAND key=value ...`: argv -> Hydra -> dataclass -> command.
+"""`chinchilla COMMAND [word ...] [key=value ...]`: argv -> Hydra -> dataclass -> command.
 
 Exit codes: 0 ok, 1 a run failed, 2 bad input (one line says what was given, why it is refused and
 what to do), 3 refused, 75 stopped or unfinished: run the same command again.
@@ -14,8 +14,9 @@ from typing import Any
 
 from chinchilla import __version__
 from chinchilla.config import COMMANDS
-from chinchilla.config.compose import choices, compose, composed, groups_of
+from chinchilla.config.compose import compose, composed
 from chinchilla.config.setting import settings_of
+from chinchilla.config.words import choices, groups_of, words_usage
 from chinchilla.core.errors import (
     EXIT_AGAIN,
     InputError,
@@ -32,23 +33,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
-        return _fail(one_line(error), 2)
+        return _fail(error.args, 2)
     except Refusal as error:
-        return _fail(f"refused: {one_line(error)}", 3)
+        return _fail([f"refused: {message}" for message in error.args], 3)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (receives what is still to be flushed)
         return 0
     except OSError as error:
-        return _fail(os_error_message(error), 2)
+        return _fail([os_error_message(error)], 2)
     except MemoryError as error:
         reason = str(error).partition("\n")[0] or "no memory is left"
-        return _fail(f"out of memory ({reason}). Use smaller settings, or a larger machine.", 2)
+        return _fail([f"out of memory ({reason}). Use smaller settings, or a larger machine."], 2)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to continue.", 130)
+        return _fail(["interrupted; run the same command again to continue."], 130)
 
 
-def _fail(message: str, code: int) -> int:
-    print_message(f"chinchilla: {message}", file=sys.stderr)
+def _fail(messages: Sequence[str], code: int) -> int:
+    """Print each message, on one line where the output is not a terminal, and return the exit code."""
+    for message in messages:
+        print_message(f"chinchilla: {one_line(message)}", file=sys.stderr)
     return code
 
 
@@ -77,13 +80,14 @@ def _run(args: list[str]) -> int:
 
 def usage() -> str:
     """The text of `chinchilla --help`."""
-    lines = ["usage: chinchilla COMMAND [key=value ...]", ""]
+    lines = ["usage: chinchilla COMMAND [WORD ...] [key=value ...]", ""]
     for name, schema in COMMANDS.items():
         does = (inspect.getdoc(schema) or "").partition(": ")[2].splitlines()[0]
         lines += _wrapped(f"{name:<9} ", f"{does[0].upper()}{does[1:]}")
     lines += [
         "",
         "chinchilla COMMAND --help lists the settings of a command with their values.",
+        "Numbers may end in k, M, B or T: 32k, 300M, 20B, 1.5T.",
         "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, "
         f"{EXIT_AGAIN} stopped or unfinished: run the same command again.",
     ]
@@ -98,10 +102,12 @@ def command_help(command: str, words: Sequence[str] = ()) -> str:
     settings = settings_of(COMMANDS[command])
     width = max(len(s.key) for s in settings)
     lines = [
-        f"usage: chinchilla {command} [key=value ...]",
+        f"usage: {' '.join(['chinchilla', command, *words_usage(command)])} [key=value ...]",
         "",
         inspect.getdoc(COMMANDS[command]) or "",
     ]
+    if COMMANDS[command].words:
+        lines += ["", "Words without = are values of the settings in capitals, in this order."]
     lines += ["", "Settings, with their values in brackets:"]
     for s in settings:
         missing = OmegaConf.is_missing(config, s.key)

@@ -12,7 +12,7 @@ step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 for corpus in sotu debian_compact; do
     here=$dir/$corpus
     step data corpus=$corpus tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$here/data"
-    step sweep grid=demo recipe=demo runtime=demo cluster=demo data_dir="$here/data" sweep_dir="$here"
-    step fit sweep_dir="$here" loss=validation
+    step sweep demo recipe=demo runtime=demo cluster=demo data_dir="$here/data" sweep_dir="$here"
+    step fit "$here" loss=validation
 done
-step compare sweep_dirs="[$dir/sotu,$dir/debian_compact]" out_dir="$dir/compare"
+step compare "$dir/sotu" "$dir/debian_compact" out_dir="$dir/compare"

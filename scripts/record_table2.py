@@ -2,7 +2,7 @@
 
     python scripts/record_table2.py POINTS.csv [CURVES.csv]
 
-`chinchilla fetch points=hoffmann out=POINTS.csv` writes POINTS.csv. The points have no licence that permits copying,
+`chinchilla fetch hoffmann POINTS.csv` writes POINTS.csv. The points have no licence that permits copying,
 so they are not part of the repository.
 """
 

@@ -8,7 +8,7 @@ dir=${1:-runs/demo}
 step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 
 step data corpus=sotu tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$dir/data"
-step sweep grid=demo recipe=demo runtime=demo cluster=demo data_dir="$dir/data" sweep_dir="$dir"
-step fit sweep_dir="$dir" loss=validation
-step diagnose sweep_dir="$dir"
-step report sweep_dir="$dir"
+step sweep demo recipe=demo runtime=demo cluster=demo data_dir="$dir/data" sweep_dir="$dir"
+step fit "$dir" loss=validation
+step diagnose "$dir"
+step report "$dir"

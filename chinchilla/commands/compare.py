@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json, sweep_results
+from chinchilla.commands.shared import fits_of, print_json, sweep_results
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
 from chinchilla.core.terminal import print_message
@@ -16,15 +16,17 @@ from chinchilla.fit.results import FitResults
 
 
 def compare(command: config.CompareCommand) -> int:
-    """Write compare.json and the figure, and print the tables."""
+    """Print the tables, and write compare.json and the figure to out_dir."""
     from chinchilla.commands.show import print_table
     from chinchilla.report.comparison import save_figure_of, tables_of
 
     sides = _sides(command)
     comparison = compare_sides(sides)
-    out_dir = writable_dir(Path(command.out_dir), "out_dir")
-    write_json(out_dir / "compare.json", asdict(comparison))
-    figure = save_figure_of(sides, out_dir / "figures")
+    figure = None
+    if command.out_dir:
+        out_dir = writable_dir(Path(command.out_dir), "out_dir")
+        write_json(out_dir / "compare.json", asdict(comparison))
+        figure = save_figure_of(sides, out_dir / "figures")
     approach = comparison.approach
     code = 0 if approach else 3
     if command.format == "json":
@@ -47,7 +49,10 @@ def compare(command: config.CompareCommand) -> int:
             ]
     for note in [*notes, *(f"note: {text}" for text in comparison.notes)]:
         print_message(note)
-    print_message(f"wrote {out_dir / 'compare.json'}" + (f" and {figure}" if figure else ""))
+    if command.out_dir:
+        print_message(f"wrote {out_dir / 'compare.json'}" + (f" and {figure}" if figure else ""))
+    else:
+        print_message("Nothing was written. Give out_dir=FOLDER for compare.json and the figure.")
     return code
 
 
@@ -57,18 +62,18 @@ def _sides(command: config.CompareCommand) -> list[Side]:
     Raises:
         InputError: a folder is given twice, has no fits, or its runs are not those of the fits.
     """
-    folders = [*command.sweep_dirs, *command.fits]
-    places = [*(Path(f) / "fits" for f in command.sweep_dirs), *map(Path, command.fits)]
-    if len({path.resolve() for path in places}) < len(places):
+    folders = command.fits
+    places = [fits_of(folder) for folder in folders]
+    if len({file.resolve() for file, _ in places}) < len(places):
         raise InputError(f"{', '.join(folders)}: two are the same. Give different folders.")
-    names = command.names or [Path(f).resolve().name for f in folders]
+    names = command.names or [(sweep or file.parent).resolve().name for file, sweep in places]
     if len(set(names)) < len(names):
         names = folders
     sides = []
-    for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True)):
-        fits = FitResults.load(place)
+    for name, folder, (file, sweep_dir) in zip(names, folders, places, strict=True):
+        fits = FitResults.load(file)
         finals = fits.observations().finals()
-        results = sweep_results(Path(folder)) if i < len(command.sweep_dirs) else []
+        results = [] if sweep_dir is None else sweep_results(sweep_dir)
         results = [r for r in results if r.spec.run_id in finals.run_id]
         factors = [
             np.mean([*r.bits_per_byte.values()]) / np.mean([*r.validation_loss.values()])

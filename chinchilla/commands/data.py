@@ -29,7 +29,7 @@ def _show_files_left_out(command: config.DataCommand) -> None:
     if command.format == "text":
         for source in command.corpus.each():
             if note := find_files(source).note():
-                print(f"note, {source.name}: {note}")
+                print_message(f"note, {source.name}: {note}")
 
 
 def _tokenizer(command: config.DataCommand) -> int:

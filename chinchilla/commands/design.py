@@ -1,10 +1,9 @@
 """`chinchilla design`: runs that reduce the uncertainty of N_opt at a larger budget."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json
+from chinchilla.commands.shared import fits_of, print_json
 from chinchilla.commands.show import UNKNOWN_N, between, bill_text, print_records
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
@@ -19,8 +18,7 @@ from chinchilla.recommend.evaluate import local_law, recommendation
 
 def design(command: config.DesignCommand) -> int:
     """Propose the next runs and print their cost and benefit."""
-    path = Path(command.frontier)
-    fits = FitResults.load(path)
+    fits = FitResults.load(fits_of(command.fits)[0])
     obs = fits.observations()
     parametric = fits.fitted.get("parametric")
     if parametric is None:

@@ -10,9 +10,9 @@ import numpy as np
 from chinchilla import config
 from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
-from chinchilla.commands.shared import sweep_curves, sweep_results
-from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, sha256_file, writable_dir
+from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_curves, sweep_results
+from chinchilla.core.errors import InputError, nearest_path
+from chinchilla.core.files import pretty_json, read_json, sha256_file, writable_dir
 from chinchilla.core.terminal import print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
@@ -26,28 +26,44 @@ from chinchilla.plan.records import Curve, RunResult, load_plan
 
 def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write frontier.json, and print Table 2 and the recommended answer."""
-    out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
-    _refuse_older_fits(out_dir / FILE)
+    out_dir = Path(command.out_dir) if command.out_dir else None
+    if command.sweep_dir and out_dir is None:
+        out_dir = Path(command.sweep_dir) / "fits"
+    if out_dir is not None:
+        _refuse_older_fits(out_dir / FILE)
     if command.minima:
         from chinchilla.recommend.minima import fit_minima
 
         table = read_csv(Path(command.minima), "minima", command.columns)
         fits = fit_minima(table, asdict(command))
-        writable_dir(out_dir, "out_dir")
     else:
         from chinchilla.recommend import fit_and_recommend
 
         finals, curves = _runs(command)
-        writable_dir(out_dir, "out_dir")
+        if out_dir is not None:
+            writable_dir(out_dir, "out_dir")
         with late_lines() as stage:
             fits = fit_and_recommend(finals, curves, command, stage)
-    fits.save(out_dir / FILE if command.minima else out_dir)
+    if out_dir is not None:
+        writable_dir(out_dir, "out_dir")
+        fits.save(out_dir / FILE if command.minima else out_dir)
     if command.format == "json":
-        print((out_dir / FILE).read_text(encoding="utf-8"), end="")
+        text = pretty_json(fits.to_dict()) + "\n"
+        print(text if out_dir is None else (out_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
         _print_fits(fits)
-        print_message(f"wrote {out_dir / FILE}")
+        if out_dir is not None:
+            print_message(f"wrote {out_dir / FILE}")
         _print_default_answer(fits)
+        where = command.sweep_dir if command.sweep_dir and not command.out_dir else command.out_dir
+        if out_dir is None:
+            print_message(
+                "Nothing was written. Give out_dir=FOLDER to keep the fits, which predict, diagnose and report read."
+            )
+        elif fits.recommended is not None:
+            print_message(
+                f"For another budget: chinchilla predict {shell_word(where)} BUDGET_FLOPS"
+            )
     return 0 if fits.fitted or fits.of_minima else 3
 
 
@@ -91,7 +107,6 @@ def _print_default_answer(fits: FitResults) -> None:
         print_message("No approach has an answer for these runs.")
         return
     print_recommendation(recommendation(fits, default_budget(fits)))
-    print_message("For another budget: chinchilla predict frontier=... budget_flops=...")
 
 
 def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
@@ -110,6 +125,11 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
             obs = dataclasses.replace(obs, loss_kind="validation")
         return obs
 
+    given_as = Path(command.observations)
+    if not given_as.suffix and not given_as.exists():
+        raise InputError(
+            f"{given_as} does not exist.{nearest_path(given_as)} Give the folder of a sweep, or a CSV file of runs."
+        )
     if command.sweep_dir:
         results = sweep_results(Path(command.sweep_dir))
         finals = Observations.from_results(results, command.loss)
@@ -138,11 +158,11 @@ def _points_along(
 
 def diagnose(command: config.DiagnoseCommand) -> int:
     """Run every diagnostic on the fits of a folder, write diagnostics.json beside them, print them."""
-    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
-    fits = FitResults.load(fits_dir)
+    file, sweep_dir = fits_of(command.fits, command.sweep_dir)
+    fits = FitResults.load(file)
     shapes = {}
-    if command.sweep_dir:
-        specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
+    if sweep_dir is not None:
+        specs = load_plan(sweep_dir / PLAN)
         shapes = {spec.run_id: spec.model for spec in specs}
     diagnostics = run_diagnostics(
         fits.observations(),
@@ -151,9 +171,9 @@ def diagnose(command: config.DiagnoseCommand) -> int:
         n_bootstrap=command.n_bootstrap,
         seed=command.seed,
         shapes=shapes,
-        frontier_sha256=sha256_file(fits_dir / FILE),
+        frontier_sha256=sha256_file(file),
     )
-    path = writable_dir(fits_dir, "fits") / DIAGNOSTICS
+    path = writable_dir(file.parent, "fits") / DIAGNOSTICS
     diagnostics.save(path)
     if command.format == "json":
         print(path.read_text(encoding="utf-8"), end="")
@@ -168,9 +188,10 @@ def report(command: config.ReportCommand) -> int:
     from chinchilla.recommend.evaluate import default_budget, headline, recommendation
     from chinchilla.report.page import write_report
 
-    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
-    base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
-    fits = FitResults.load(fits_dir)
+    file, sweep_dir = fits_of(command.fits, command.sweep_dir)
+    fits_dir = file.parent
+    base = sweep_dir or fits_dir
+    fits = FitResults.load(file)
     diagnostics = Diagnostics.beside(fits_dir)
     if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
         print_message(
@@ -180,12 +201,14 @@ def report(command: config.ReportCommand) -> int:
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
     finals = fits.observations()
-    if command.sweep_dir:
-        results = sweep_results(Path(command.sweep_dir))
-        curve_of = sweep_curves(Path(command.sweep_dir), results)
+    if sweep_dir is not None:
+        results = sweep_results(sweep_dir)
+        curve_of = sweep_curves(sweep_dir, results)
         loss = str(fits.command.get("loss", "train"))
         kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
-        _refuse_other_runs(command, finals.finals(), Observations.from_results(results, kind))
+        _refuse_other_runs(
+            fits_dir, sweep_dir, finals.finals(), Observations.from_results(results, kind)
+        )
     out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     page = write_report(
         out_dir,
@@ -203,7 +226,7 @@ def report(command: config.ReportCommand) -> int:
 
 
 def _refuse_other_runs(
-    command: config.ReportCommand, fitted: Observations, sweep: Observations
+    fits_dir: Path, sweep_dir: Path, fitted: Observations, sweep: Observations
 ) -> None:
     """Refuse fits of runs that are not finished runs of the sweep with the same N, D and loss."""
     in_sweep = set(fingerprints(sweep))
@@ -211,8 +234,8 @@ def _refuse_other_runs(
     if any(other):
         first = fitted.run_id[int(np.argmax(other))]
         raise InputError(
-            f"fits={command.fits or Path(command.sweep_dir) / 'fits'} was fitted to {len(fitted)} runs, and "
+            f"fits={fits_dir} was fitted to {len(fitted)} runs, and "
             f"{sum(other)} of them ({first}{', ...' if sum(other) > 1 else ''}) are not runs of "
-            f"sweep_dir={command.sweep_dir} with the same N, D and final loss. Give the fits of this sweep, "
+            f"sweep_dir={sweep_dir} with the same N, D and final loss. Give the fits of this sweep, "
             "or run `chinchilla fit` on it again."
         )

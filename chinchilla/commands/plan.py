@@ -12,7 +12,7 @@ from chinchilla import config
 from chinchilla.commands.data import longest_use, show_use, use_record
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import print_table, show_plan
-from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.errors import InputError, Problems, Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.core.paper import VOCAB_SIZE
 from chinchilla.core.shapes import (
@@ -119,13 +119,19 @@ def planned(
     tokens = None
     if command.data_dir:
         tokens = open_tokens(command.data_dir, "grid.vocab_size", command.grid.vocab_size)
+    problems = Problems()
     specs = plan_grid(
         command.grid,
         command.recipe,
         vocab_size=tokens.vocab_size if tokens else 0,
         data_id=tokens.data_id if tokens else "none",
         precision=chosen_precision(command.recipe, command.cluster, device),
+        problems=problems,
     )
+    if problems.errors and specs and tokens is not None:
+        with problems.collected():
+            _check_tokens(specs, tokens, command.epochs)
+    problems.raise_any()
     return specs, check_plan(command, specs, tokens)
 
 
@@ -167,11 +173,16 @@ def check_plan(
     if tokens is None:
         return []
     use = longest_use(specs, tokens)
-    seq_len, what = specs[0].model.seq_len, "tokens that exist"
-    if len(use) > 1:
-        what = f"tokens available before source {tokens.scarcest(seq_len)!r} repeats"
-    check_tokens(specs, tokens.epoch_tokens(seq_len), command.epochs, what)
+    _check_tokens(specs, tokens, command.epochs)
     return use
+
+
+def _check_tokens(specs: list[RunSpec], tokens: "TokenData", epochs: float) -> None:
+    """Refuse a plan whose longest run needs more tokens than `epochs` passes over the data have."""
+    seq_len, what = specs[0].model.seq_len, "tokens that exist"
+    if len(longest_use(specs, tokens)) > 1:
+        what = f"tokens available before source {tokens.scarcest(seq_len)!r} repeats"
+    check_tokens(specs, tokens.epoch_tokens(seq_len), epochs, what)
 
 
 def chosen_precision(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json
+from chinchilla.commands.shared import fits_of, print_json
 from chinchilla.commands.show import (
     UNKNOWN_N,
     bill_text,
@@ -28,7 +28,7 @@ from chinchilla.decide.decision import (
 )
 from chinchilla.decide.predictions import Prediction, predictions
 from chinchilla.decide.warnings import fit_warnings
-from chinchilla.fit.results import FILE, FitResults
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation, recommendation
 from chinchilla.recommend.evaluate import budget_for, default_budget
@@ -38,7 +38,8 @@ GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best s
 
 def predict(command: config.PredictCommand) -> int:
     """Answer each budget by the fits and by published laws; optionally preregister the answer."""
-    fits = FitResults.load(Path(command.frontier)) if command.frontier else None
+    file = fits_of(command.fits)[0] if command.fits else None
+    fits = FitResults.load(file) if file is not None else None
     model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
     budgets, target = list(command.budget_flops), None
     if command.target_loss and model is not None:
@@ -64,8 +65,6 @@ def predict(command: config.PredictCommand) -> int:
     }
     answer["warnings"] = [] if fits is None else [asdict(one) for one in fit_warnings(fits)]
     if command.preregister:
-        path = Path(command.frontier)
-        file = (path / FILE if path.is_dir() else path) if command.frontier else None
         scored = [] if command.law else recommended  # a published law that is named decides alone
         record = preregister.preregister(fits, model, rows, scored, asdict(command), file)
         to = Path(command.preregister_file) if command.preregister_file else None

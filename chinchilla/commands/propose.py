@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.plan import open_tokens
-from chinchilla.commands.shared import print_json
+from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.config.compose import compose
 from chinchilla.core.errors import InputError
@@ -47,7 +48,7 @@ def propose(command: config.PlanCommand) -> int:
         )
     # That of the default grid is the paper's; with data it is the tokenizer's.
     given = grid.vocab_size if grid.vocab_size != default.grid.vocab_size else 0
-    folder, name = _folder_and_name(command.save)
+    name = _grid_name(command.save)
     tokens = open_tokens(command.data_dir, "grid.vocab_size", given) if command.data_dir else None
     vocab_size = given or (tokens.vocab_size if tokens else default.grid.vocab_size)
     chosen = command.recipe != default.recipe
@@ -78,15 +79,16 @@ def propose(command: config.PlanCommand) -> int:
             }
         )
     _show(command, total, specs, power, available)
-    words = f"recipe={RECIPE}" if not chosen else "with the same recipe"
-    data = f" data_dir={command.data_dir}" if command.data_dir else ""
+    words = "" if chosen else f" recipe={RECIPE}"
+    data = f" {shlex.quote(f'data_dir={command.data_dir}')}" if command.data_dir else ""
     if given:
         data += f" grid.vocab_size={given}"
     if command.epochs != 1:
         data += f" epochs={command.epochs:g}"
     if command.save:
-        print_message(f"wrote {command.save}. Next:")
-        print(f"  chinchilla sweep --config-dir {folder} grid={name} {words}{data}")
+        same = " with the same recipe" if chosen else ""
+        print_message(f"wrote {command.save}. Next{same}:")
+        print(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
     else:
         print_message("Give save=FOLDER/grid/NAME.yaml to write this grid.")
     return 0
@@ -111,19 +113,19 @@ def total_flops(command: config.PlanCommand) -> float:
     return command.total_flops or hours * 3600 * cluster.peak_flops * cluster.mfu
 
 
-def _folder_and_name(save: str) -> tuple[Path | None, str]:
-    """Folder for --config-dir and name of the grid, from FOLDER/grid/NAME.yaml."""
+def _grid_name(save: str) -> str:
+    """The name of the grid, from FOLDER/grid/NAME.yaml."""
     if not save:
-        return None, "proposed"
+        return "proposed"
     path = Path(save)
     if path.parent.name != "grid" or path.suffix != ".yaml" or len(path.parts) < 3:
         raise InputError(
-            f"save={save} must have the form FOLDER/grid/NAME.yaml, so that `--config-dir FOLDER grid=NAME` "
-            "finds it."
+            f"save={save} must have the form FOLDER/grid/NAME.yaml, which is also that of grid=, so that the "
+            "sweep finds it."
         )
     if path.exists():
         raise InputError(f"save={save} exists and would be overwritten. Give another name.")
-    return path.parent.parent, path.stem
+    return path.stem
 
 
 def _save(grid: config.GridConfig, path: Path, total: float) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json
+from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir, write_json, write_text
@@ -22,7 +22,7 @@ def fetch(command: config.FetchCommand) -> int:
     print_message(f"source: {published.CITATION}")
     print_message(f"licence: {published.LICENCE}")
     print_message(
-        f"wrote {command.out}; fit it with `chinchilla fit observations={command.out} out_dir=DIR`"
+        f"wrote {command.out}; fit it with `chinchilla fit {shell_word(command.out)} out_dir=FOLDER`"
     )
     return 0
 

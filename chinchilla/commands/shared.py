@@ -1,12 +1,15 @@
 """Helpers of several commands: results of a sweep, JSON on standard output."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chinchilla.core.errors import Refusal
+from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.plan.records import Curve, RunResult, load_plan
+
+PLAN = "plan.jsonl"
 
 
 def sweep_results(sweep_dir: Path) -> list[RunResult]:
@@ -15,7 +18,7 @@ def sweep_results(sweep_dir: Path) -> list[RunResult]:
     Raises:
         InputError: no plan, or files of another schema.
     """
-    run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))
+    run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / PLAN))
     return [RunResult.load(path) for path in run_dirs if (path / "result.json").exists()]
 
 
@@ -23,6 +26,44 @@ def sweep_curves(sweep_dir: Path, results: Sequence[RunResult]) -> dict[str, Cur
     """Training curves by run_id of the runs that did not fail."""
     run_ids = [r.spec.run_id for r in results if r.status != "failed"]
     return {run_id: Curve.load(sweep_dir / "runs" / run_id) for run_id in run_ids}
+
+
+def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:
+    """The frontier.json that `fits=` names, and the folder of its sweep if it is in one.
+
+    Args:
+        fits: a frontier.json, the folder of one, or the folder of a sweep with a folder of fits.
+        sweep_dir: folder of the sweep, if it is given.
+
+    Raises:
+        InputError: there are no fits.
+    """
+    from chinchilla.fit.results import FILE
+
+    given = Path(fits or sweep_dir)
+    file, is_sweep = given, (given / PLAN).is_file()
+    if given.is_dir():
+        file = given / FILE
+        if not file.exists() and (given / "fits").is_dir():
+            file = given / "fits" / FILE
+    if not file.exists():
+        problem = "does not exist" if not given.exists() else f"holds no {FILE}"
+        make = f"chinchilla fit {shell_word(given)}" if is_sweep else "chinchilla fit"
+        raise InputError(
+            f"{'fits' if fits else 'sweep_dir'}={given} {problem}.{nearest_path(given)} Give a folder of fits, "
+            f"or make it with `{make}`."
+        )
+    if sweep_dir:
+        return file, Path(sweep_dir)
+    folder = file.parent.parent if file.parent.name == "fits" else file.parent
+    return file, folder if (folder / PLAN).is_file() else None
+
+
+def shell_word(path: str | Path) -> str:
+    """A path as a positional word for the shell."""
+    text = str(path)
+    is_key = text.startswith("-") or "=" in text.partition("/")[0]
+    return shlex.quote(f"./{text}" if is_key else text)
 
 
 def print_json(value: Any) -> int:

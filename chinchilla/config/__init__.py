@@ -16,6 +16,7 @@ from chinchilla.config.fit import APPROACHES, DiagnoseCommand, FitCommand, Repor
 from chinchilla.config.groups import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.config.predict import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
 from chinchilla.config.reproduce import FetchCommand, ReproduceCommand
+from chinchilla.config.setting import Config
 from chinchilla.config.sweep import (
     CancelCommand,
     LogsCommand,
@@ -25,7 +26,7 @@ from chinchilla.config.sweep import (
 )
 from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
-COMMANDS: dict[str, type] = {
+COMMANDS: dict[str, type[Config]] = {
     "data": DataCommand,
     "plan": PlanCommand,
     "sweep": SweepCommand,

@@ -1,24 +1,21 @@
-"""key=value words -> Hydra -> the dataclass of a command.
+"""Words of the command line -> Hydra -> the dataclass of a command.
 
-Hydra composes configs/<command>.yaml (of a command with groups), the named options of the groups and
-the words; OmegaConf turns the result into the dataclass, which checks every value. Named options hold
-only what differs from the defaults of the dataclasses. Hydra is imported only when something is
-composed.
+`config/words.py` turns the words into overrides. Hydra composes configs/<command>.yaml (of a command with
+groups), the named options of the groups and the overrides; OmegaConf turns the result into the dataclass,
+which checks every value. Named options hold only what differs from the defaults of the dataclasses. Hydra is
+imported only when something is composed.
 """
 
 import functools
 import re
-from collections.abc import Sequence
-from decimal import Decimal
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla.config import COMMANDS
-from chinchilla.config.setting import Setting, settings_of
-from chinchilla.core.errors import InputError, nearest
-
-POSITIONAL = {"reproduce": "table", "data": "action"}  # key of a bare first word
-GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime")
+from chinchilla.config.setting import Config, check_values, settings_of
+from chinchilla.config.words import config_dir, overrides_of, quoted
+from chinchilla.core.errors import InputError, Problems, UserError, nearest
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -26,34 +23,111 @@ def compose(command: str, words: Sequence[str]) -> Any:
 
     Args:
         command: a key of COMMANDS.
-        words: key=value words, and optionally --config-dir FOLDER with more named options.
+        words: positional and key=value words, and optionally --config-dir FOLDER with more named options.
 
     Returns:
         The dataclass of the command, which has checked every value.
 
     Raises:
-        InputError: unknown key or option (with the nearest one), wrong type, missing value.
+        InputError: unknown keys or options (with the nearest ones), wrong types, missing values; a
+            message for each.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    config, _ = composed(command, words)
     try:
-        return OmegaConf.to_object(composed(command, words)[0])
-    except OmegaConfBaseException as error:
-        raise InputError(_message(error, command)) from None
+        return OmegaConf.to_object(config)
+    except (InputError, OmegaConfBaseException):
+        raise _all_problems(command, config, Problems()) from None
 
 
 def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """What Hydra composes for a command, as a DictConfig, and the named option of each group."""
-    words = list(words)
-    if words and command in POSITIONAL and re.fullmatch(r"\w+", words[0]):
-        words[0] = f"{POSITIONAL[command]}={words[0]}"
-    words, folder = _split_config_dir(words)
-    overrides = [_override(command, word, folder) for word in words]
-    keys = [word.partition("=")[0] for word in overrides]
-    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise InputError(f"{twice[0]} is given {keys.count(twice[0])} times. Give it once.")
+    problems = Problems()
+    overrides, folders, dropped = overrides_of(command, words, problems)
+    if not problems.errors:
+        try:
+            return _hydra(command, [*overrides.values()], folders)
+        except InputError as error:
+            whole = error
+    # Hydra reports only the first problem, so each word is composed alone.
+    for key, override in list(overrides.items()):
+        with problems.collected():
+            _hydra(command, [override], folders)
+            continue
+        dropped.add(key)
+        del overrides[key]
+    if not problems.errors:
+        raise whole
+    try:
+        config, _ = _hydra(command, [*overrides.values()], folders)
+    except InputError as error:
+        problems.errors.append(error)
+        raise problems.error() or error from None
+    raise _all_problems(command, config, problems, dropped)
 
+
+def _all_problems(
+    command: str, config: Any, problems: Problems, dropped: Collection[str] = ()
+) -> UserError:
+    """The given problems and all those of the values, as one error.
+
+    Args:
+        command: a key of COMMANDS.
+        config: what is composed of the words that can be used.
+        problems: those of the other words.
+        dropped: keys of the other words. Checks of several values together are left out where one of them
+            is missing for this reason.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def check_whole(node: Any) -> None:
+        try:
+            OmegaConf.to_object(node)
+        except OmegaConfBaseException as error:
+            raise InputError(_message(error, command)) from None
+
+    schema = COMMANDS[command]
+    for name, hint in get_type_hints(schema).items():
+        is_group = isinstance(hint, type) and issubclass(hint, Config)
+        if not is_group or OmegaConf.is_missing(config, name):
+            continue
+        with problems.collected():
+            if any(key.partition(".")[0] == name for key in dropped):
+                check_values(hint, _values(config[name]), hint.prefix)
+            else:
+                check_whole(config[name])
+    missing = [s.key for s in settings_of(schema) if OmegaConf.is_missing(config, s.key)]
+    with problems.collected():
+        if dropped or missing or problems.errors:
+            check_values(schema, _values(config), schema.prefix)
+        else:
+            check_whole(config)
+    if not dropped:
+        for key in missing:
+            problems.errors.append(InputError(_missing(command, key)))
+    error = problems.error()
+    assert error is not None
+    return error
+
+
+def _values(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    values = OmegaConf.to_container(config)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def _hydra(
+    command: str, overrides: Sequence[str], folders: Sequence[Path]
+) -> tuple[Any, dict[str, str]]:
+    """Compose overrides in Hydra's grammar.
+
+    Raises:
+        InputError: the first problem that Hydra finds.
+    """
     import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -63,8 +137,7 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if folder:
-        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{folder}')}]")
+    search = ",".join(quoted(f"file://{folder}") for folder in dict.fromkeys(folders))
     name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
     store = ConfigStore.instance()
     others = store.repo  # of other users of Hydra in this process
@@ -72,7 +145,11 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     try:
         with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
             store.repo = _schemas(command)
-            result = hydra_compose(name, overrides=overrides, return_hydra_config=True)
+            result = hydra_compose(
+                name,
+                overrides=[*overrides, *([f"hydra.searchpath=[{search}]"] if folders else [])],
+                return_hydra_config=True,
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -126,100 +203,12 @@ def _schemas(command: str) -> dict[str, Any]:
     return store.repo
 
 
-def config_dir() -> Path:
-    """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""
-    inside = Path(__file__).parent.parent / "configs"
-    return inside if inside.is_dir() else inside.parent.parent / "configs"
-
-
-def groups_of(command: str) -> list[str]:
-    """The groups of settings that have named options for a command."""
-    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])]
-
-
-def choices(group: str, folder: Path | None = None) -> list[str]:
-    """Names that `group=NAME` accepts; those of `folder` (of --config-dir) too."""
-    from chinchilla.core.shapes import named_shapes
-
-    folders = [config_dir() / group, *([folder / group] if folder else [])]
-    names = [path.stem for each in folders for path in sorted(each.glob("*.yaml"))]
-    return names + (list(named_shapes()) if group == "model" else [])
-
-
-# ------------------------------------------------------------------ the words of the command line
-
-
-def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words without --config-dir FOLDER (or --config-dir=FOLDER), and the folder."""
-    rest, folder, remaining = [], None, iter(words)
-    for word in remaining:
-        flag, equals, name = word.partition("=")
-        if flag != "--config-dir":
-            rest.append(word)
-            continue
-        name = name if equals else next(remaining, "")
-        folder = Path(name).resolve()
-        if not name or not folder.is_dir():
-            raise InputError(
-                f"--config-dir={name} is not a folder. Give a folder with sub-folders such as grid and recipe."
-            )
-    return rest, folder
-
-
-def _override(command: str, word: str, folder: Path | None) -> str:
-    """A key=value word in Hydra's grammar, after checking that the key exists."""
-    key, equals, value = word.partition("=")
-    settings = {s.key: s for s in settings_of(COMMANDS[command])}
-    groups = groups_of(command)
-    if not equals:
-        hint = f" Write {word}=VALUE." if word in (*settings, *groups) else ""
-        hint = hint or nearest(word, [*settings, *groups])
-        raise InputError(f"{word!r} is not key=value.{hint}")
-    if key in groups:
-        if value not in (names := choices(key, folder)):
-            short = names if len(names) < 12 else [*names[:5], "...", *names[-3:]]
-            raise InputError(
-                f"{key}={value}: there is no such {key}.{nearest(value, names)} "
-                f"Choices: {', '.join(short)}."
-            )
-        # Quoted, as Hydra would read a file called nan or 7 as a number.
-        return f"{key}={_quoted(value)}"
-    top = settings.get(key.partition(".")[0])
-    if top and top.type is dict:  # + because its keys are not in the schema
-        if key == top.key and not value.startswith("{"):
-            raise InputError(f"{word} must be pairs, such as {key}={{A: B}} or {key}.A=B.")
-        as_is = key == top.key or value[:1] in ("'", '"')
-        return f"+{key}={value if as_is else _quoted(value)}"
-    if key not in settings:
-        raise InputError(
-            f"{command} has no key {key!r}.{nearest(key, [*settings, *groups])} "
-            f"`chinchilla {command} --help` lists them."
-        )
-    return f"{key}={_hydra_value(settings[key], value)}"
-
-
-def _hydra_value(setting: Setting, value: str) -> str:
-    """The value of a setting in Hydra's grammar: 1e6 for ints, lists without brackets, any path."""
-    if setting.element is str:  # the shell does not expand a ~ behind =
-        value = re.sub(r"(^|[\[,]\s*)~(?=/)", lambda found: f"{found[1]}{Path.home()}", value)
-    if setting.type is int and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
-        number = Decimal(value)
-        return str(int(number)) if number == int(number) else value
-    if setting.type is list and value and not value.startswith("["):
-        return f"[{value}]"
-    if setting.type is str and re.search(r"[^\w./:@%+ -]", value, re.ASCII):
-        return value if value[0] in "'\"$" else _quoted(value)
-    return value
-
-
-def _quoted(value: str) -> str:
-    """A text in quotes; Hydra takes backslashes literally except before a quote."""
-    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
-    return "'" + doubled.replace("'", r"\'") + "'"
-
-
 _EXPECTED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_EXAMPLES = {str: "[a,b]", int: "[1,2]", float: "[1.5,2]"}  # of lists
+_EXAMPLES = {str: "a,b", int: "1,2", float: "1.5,2"}  # of lists
+
+
+def _missing(command: str, key: str) -> str:
+    return f"{key} is missing: give {key}=VALUE. `chinchilla {command} --help` lists the keys."
 
 
 def _message(error: Exception, command: str) -> str:
@@ -240,7 +229,7 @@ def _message(error: Exception, command: str) -> str:
     key = given.partition("=")[0] or (named[1] if named else "")
     if "mandatory value" in text:
         key = key or text.partition("\n")[0].rpartition(": ")[2]
-        return f"{where}{key} is missing: give {key}=VALUE. `chinchilla {command} --help` lists the keys."
+        return where + _missing(command, key)
     settings = {s.key: s for s in settings_of(COMMANDS[command])}
     setting = settings.get(key.partition("[")[0])
     reasons = [str(e).partition("\n")[0] for e in chain if isinstance(e, OmegaConfBaseException)]
@@ -249,7 +238,7 @@ def _message(error: Exception, command: str) -> str:
         if option and named and not setting:
             return f"{where}there is no setting {key}.{nearest(key, settings)}"
         return f"{where}{given or key or 'the settings'}: {reason.rstrip('.')}."
-    example = _EXAMPLES.get(setting.element, "[{name: a}, {name: b}]")
+    example = _EXAMPLES.get(setting.element, f"'{setting.key}=[{{name: a}}, {{name: b}}]'")
     expected = f"a list such as {example}" if setting.type is list else _EXPECTED[setting.type]
     detail = "" if given and setting.element in _EXPECTED else f" ({reason.rstrip('.')})"
     return f"{where}{given or key} must be {expected}{detail}."

@@ -78,7 +78,7 @@ class SourceConfig(Config):
             raise InputError(f"{prefix}format=hub needs {prefix}hub_name, such as allenai/c4.")
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(
-                f"{prefix}format={self.format} needs {prefix}paths=[FILE_OR_FOLDER, ...]."
+                f"{prefix}format={self.format} needs {prefix}paths=FILE_OR_FOLDER, several separated by commas."
             )
 
     def _no_effect(self, prefix: str, key: str, used_by: list[str]) -> str:
@@ -167,12 +167,12 @@ class TokenizerConfig(Config, prefix="tokenizer."):
 
 
 @dataclass(kw_only=True)
-class DataCommand(Config):
+class DataCommand(Config, words=("action", "against")):
     """`chinchilla data`: documents -> tokenizer -> token shards.
 
-    chinchilla data [prepare] corpus=...      tokenize a corpus; write shards, manifest and data card
+    chinchilla data corpus=...                tokenize a corpus; write shards, manifest and data card
     chinchilla data tokenizer corpus=...      train a tokenizer, or measure one
-    chinchilla data overlap against=FILES     measure the overlap of evaluations with the training text
+    chinchilla data overlap FILE ...          measure the overlap of evaluations with the training text
     """
 
     corpus: CorpusConfig
@@ -200,6 +200,6 @@ class DataCommand(Config):
         super().__post_init__()
         if self.action == "overlap" and not self.against:
             raise InputError(
-                "against is missing: give against=[FILE, ...], the evaluations to look up in the training "
+                "against is missing: give against=FILE (several separated by commas), the evaluations to look up in the training "
                 "text of data_dir, as .jsonl (column=text), .parquet or plain text."
             )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from chinchilla.config.checks import FORMATS
-from chinchilla.config.setting import BOOTSTRAP_LIMITS, Config, check_value, setting
+from chinchilla.config.setting import BOOTSTRAP_LIMITS, FITS_HELP, Config, check_value, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import CONVENTIONS
 
@@ -27,7 +27,7 @@ WITH_MINIMA = (  # settings that can be combined with minima=
 
 
 @dataclass(kw_only=True)
-class FitCommand(Config):
+class FitCommand(Config, words=("sweep_dir|observations",)):
     """`chinchilla fit`: fit the three approaches to a sweep or a CSV."""
 
     sweep_dir: str = setting("", "Folder of a sweep; give this or observations.")
@@ -38,7 +38,9 @@ class FitCommand(Config):
     minima: str = setting(
         "", "CSV of losses at IsoFLOP minima (C, L, optional N), in place of runs."
     )
-    out_dir: str = setting("", "Folder for the fits; empty = <sweep_dir>/fits.")
+    out_dir: str = setting(
+        "", "Folder for the fits; empty = <sweep_dir>/fits, and only print the fits of a CSV."
+    )
     approaches: list[str] = setting(
         list(APPROACHES), "Approaches 1, 2, 3 of the paper.", choices=APPROACHES
     )
@@ -101,15 +103,11 @@ class FitCommand(Config):
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
                 "optionally curves=FILE.csv), or minima=FILE.csv (losses at IsoFLOP minima)."
             )
-        if not self.sweep_dir and not self.out_dir:
-            raise InputError(
-                "out_dir is missing: give a folder for the fits of a CSV, out_dir=FOLDER."
-            )
         window = self.tokens_per_param
         if window and not (len(window) == 2 and 0 < window[0] < window[1]):
             raise InputError(
                 f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
-                "[2,200]."
+                "tokens_per_param=2,200."
             )
 
     def _check_minima(self) -> None:
@@ -142,12 +140,13 @@ def check_settings(**settings: Any) -> None:
 
 
 @dataclass(kw_only=True)
-class DiagnoseCommand(Config):
+class DiagnoseCommand(Config, words=("fits",)):
     """`chinchilla diagnose`: checks of the fits, ordered by their effect on the recommended answer."""
 
-    fits: str = setting("", "Folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits.")
+    fits: str = setting("", f"{FITS_HELP} Empty = <sweep_dir>/fits.")
     sweep_dir: str = setting(
-        "", "Folder of a sweep, whose shapes make other counts of N and C exact."
+        "",
+        "Folder of a sweep, whose shapes make other counts of N and C exact; empty = that of fits=FOLDER.",
     )
     budget_flops: float = setting(
         0.0,
@@ -167,21 +166,26 @@ class DiagnoseCommand(Config):
         super().__post_init__()
         if not self.fits and not self.sweep_dir:
             raise InputError(
-                "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."
+                "fits is missing: give fits=FOLDER, of a fitted sweep or of `chinchilla fit`."
             )
 
 
 @dataclass(kw_only=True)
-class ReportCommand(Config):
+class ReportCommand(Config, words=("fits",)):
     """`chinchilla report`: write one HTML page with its figures."""
 
-    sweep_dir: str = setting("", "Folder of a sweep.")
-    fits: str = setting("", "Folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits.")
+    fits: str = setting("", f"{FITS_HELP} Empty = <sweep_dir>/fits.")
+    sweep_dir: str = setting(
+        "", "Folder of a sweep, whose runs are shown as well; empty = that of fits=FOLDER."
+    )
     out_dir: str = setting(
-        "", "Folder of the report; empty = <sweep_dir>/report, or <fits>/report."
+        "",
+        "Folder of the report; empty = the folder report in that of the sweep, or beside frontier.json.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.sweep_dir and not self.fits:
-            raise InputError("give sweep_dir=FOLDER (a sweep) or fits=FOLDER (fits of a CSV).")
+            raise InputError(
+                "fits is missing: give fits=FOLDER, of a fitted sweep or of `chinchilla fit`."
+            )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chinchilla.config.setting import Config, setting
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, Problems
 from chinchilla.core.parametrization import PARAMETRIZATIONS
 from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
 
@@ -130,16 +130,13 @@ class RecipeConfig(Config, prefix="recipe."):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_parametrization()
-        if self.lr_batch_rule == "none":
-            for key in ("peak_lr", "batch_tokens"):
-                if not getattr(self, key):
-                    raise InputError(
-                        f"recipe.{key}={getattr(self, key)} must be above 0, because no "
-                        "recipe.lr_batch_rule sets it."
-                    )
-        else:
-            self._check_rule()
+        problems = Problems()
+        for check in (self._check_parametrization, self._check_rule, self._check_schedule):
+            with problems.collected():
+                check()
+        problems.raise_any()
+
+    def _check_schedule(self) -> None:
         decays_to_zero = self.schedule == "cooldown" or (
             self.schedule == "cosine" and self.lr_batch_rule == "step_law"
         )
@@ -181,6 +178,17 @@ class RecipeConfig(Config, prefix="recipe."):
 
     def _check_rule(self) -> None:
         rule = f"recipe.lr_batch_rule={self.lr_batch_rule}"
+        if self.lr_batch_rule == "none":
+            unset = [key for key in ("peak_lr", "batch_tokens") if not getattr(self, key)]
+            if unset:
+                raise InputError(
+                    *(
+                        f"recipe.{key}={getattr(self, key)} must be above 0, because no recipe.lr_batch_rule "
+                        "sets it."
+                        for key in unset
+                    )
+                )
+            return
         if self.peak_lr and self.batch_tokens:
             raise InputError(
                 f"{rule} has no effect: recipe.peak_lr={self.peak_lr} and "

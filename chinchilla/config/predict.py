@@ -6,7 +6,7 @@ from typing import Any
 from chinchilla.config.checks import FORMATS
 from chinchilla.config.execution import MFU_HELP, SHARE
 from chinchilla.config.groups import POSITIONS_HELP
-from chinchilla.config.setting import REQUIRED, Config, setting
+from chinchilla.config.setting import FITS_HELP, REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.core.shapes import POSITIONS
@@ -17,7 +17,6 @@ FLOPS: dict[str, Any] = {
 TOKENS: dict[str, Any] = {"unit": "tokens", "at_least": 1, "at_most": 1e30, "optional": True}
 TOKENS_PER_PARAM: dict[str, Any] = {"at_least": 1e-3, "at_most": 1e6, "optional": True}
 MAX_RUNS = 100  # proposed by design
-FRONTIER_HELP = "frontier.json of `chinchilla fit`, or its folder"
 
 
 @dataclass(kw_only=True)
@@ -53,13 +52,13 @@ class ShapesConfig(Config):
 
 
 @dataclass(kw_only=True)
-class PredictCommand(ShapesConfig):
+class PredictCommand(ShapesConfig, words=("fits", "budget_flops")):
     """`chinchilla predict`: N, D and loss for a budget, and the cost of other choices."""
 
     budget_flops: list[float] = setting(
         [], "Budgets; empty = ten times the C of the largest run.", **FLOPS
     )
-    frontier: str = setting("", f"{FRONTIER_HELP}; empty = published laws.")
+    fits: str = setting("", f"{FITS_HELP} Empty = published laws.")
     law: str = setting(
         "",
         "Published law to use; empty = the recommendation of the fits, or besiroglu without fits.",
@@ -85,13 +84,13 @@ class PredictCommand(ShapesConfig):
     )
     preregister_file: str = setting(
         "",
-        "File that preregister=true writes; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
+        "File that preregister=true writes; empty = preregistered/<date>-<hash>.json in the folder of frontier.json.",
     )
     detail: bool = setting(False, "Also print the cost of other sizes and of shapes.")
     format: str = setting("text", "Output; json always has all tables.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        if not self.budget_flops and not self.target_loss and not self.frontier:
+        if not self.budget_flops and not self.target_loss and not self.fits:
             raise InputError(
                 "budget_flops is missing: give budget_flops=VALUE in FLOPs, such as 1e21, or "
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
@@ -104,17 +103,15 @@ class PredictCommand(ShapesConfig):
             )
         if self.preregister_file and not self.preregister:
             raise InputError("preregister_file is given without preregister=true. Give both.")
-        if self.preregister and not self.frontier and not self.preregister_file:
-            raise InputError(
-                "preregister=true without a frontier needs preregister_file=FILE.json."
-            )
+        if self.preregister and not self.fits and not self.preregister_file:
+            raise InputError("preregister=true without fits= needs preregister_file=FILE.json.")
 
 
 @dataclass(kw_only=True)
-class DesignCommand(ShapesConfig):
+class DesignCommand(ShapesConfig, words=("fits", "budget_flops")):
     """`chinchilla design`: propose runs that reduce the uncertainty of N_opt at a larger budget."""
 
-    frontier: str = setting(REQUIRED, f"{FRONTIER_HELP}, with observations.csv.")
+    fits: str = setting(REQUIRED, f"{FITS_HELP} observations.csv is beside frontier.json.")
     budget_flops: float = setting(
         REQUIRED, "Budget C* at which the uncertainty of N_opt is reduced.", **FLOPS
     )
@@ -148,7 +145,7 @@ class DesignCommand(ShapesConfig):
 
 
 @dataclass(kw_only=True)
-class ScoreCommand(Config):
+class ScoreCommand(Config, words=("prediction", "result|observations")):
     """`chinchilla score`: compare a preregistered prediction with measured losses."""
 
     prediction: str = setting(REQUIRED, "File that `chinchilla predict preregister=true` wrote.")

@@ -9,7 +9,7 @@ from chinchilla.core.shapes import FLOP_CONVENTIONS
 
 
 @dataclass(kw_only=True)
-class FetchCommand(Config):
+class FetchCommand(Config, words=("points", "out")):
     """`chinchilla fetch`: download published measurements that cannot be redistributed, as a CSV."""
 
     points: str = setting(
@@ -23,16 +23,11 @@ class FetchCommand(Config):
 
 
 @dataclass(kw_only=True)
-class ReproduceCommand(Config):
-    """`chinchilla reproduce`: compute the paper's Tables 2, 3 and A3 from published points.
-
-    chinchilla reproduce table2 points=CSV
-    """
+class ReproduceCommand(Config, words=("table", "points")):
+    """`chinchilla reproduce`: compute the paper's Tables 2, 3 and A3 from published points."""
 
     table: str = setting(REQUIRED, "Table to reproduce.", choices=("table2",))
-    points: str = setting(
-        "", "CSV of final losses, such as `chinchilla fetch points=hoffmann` writes."
-    )
+    points: str = setting("", "CSV of final losses, such as `chinchilla fetch hoffmann` writes.")
     curves: str = setting("", "CSV of training curves for approach 1; empty = final losses only.")
     out_dir: str = setting("", "Folder for table2.md and table2.json; empty = only print.")
     drop_highest: int = setting(
@@ -53,5 +48,5 @@ class ReproduceCommand(Config):
         if not self.points:
             raise InputError(
                 "points is missing: give points=FILE.csv, a table of final losses. `chinchilla fetch "
-                "points=hoffmann` downloads the public ones."
+                "hoffmann out=FILE.csv` downloads the public ones."
             )

@@ -14,12 +14,13 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_origin, get_type_hints
+from typing import Any, ClassVar, get_origin, get_type_hints
 
 from chinchilla.config.checks import require_choice, require_number, require_whole
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, Problems
 
 REQUIRED = dataclasses.MISSING  # as a default: the user has to give a value
+FITS_HELP = "Folder or frontier.json that `chinchilla fit` wrote, or folder of a fitted sweep."
 BOOTSTRAP_LIMITS: dict[str, Any] = {  # percentiles of fewer mean nothing, more exhaust memory
     "at_least": 20, "at_most": 100_000, "optional": True, "hint": "Give 0 for no intervals.",
 }  # fmt: skip
@@ -71,30 +72,48 @@ def setting(
 
 
 class Config:
-    """Base of all config dataclasses: refuses values outside of the bounds of their settings."""
+    """Base of all config dataclasses: refuses values outside of the bounds of their settings.
+
+    Attributes:
+        prefix: text before the names of settings in messages, such as "recipe.".
+        words: of a command: the settings that words without `=` fill, in this order. "a|b" is a for a
+            folder or a JSON file, and b for another file.
+    """
 
     prefix = ""
+    words: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls, prefix: str = "") -> None:
-        cls.prefix = prefix
+    def __init_subclass__(cls, prefix: str = "", words: Sequence[str] = ()) -> None:
+        cls.prefix, cls.words = prefix, tuple(words)
 
     def __post_init__(self) -> None:
         self.check_values(self.prefix)
 
     def check_values(self, prefix: str) -> None:
-        """Check every value against its setting.
+        """Check every value against its setting, as `check_values`."""
+        check_values(type(self), vars(self), prefix)
 
-        Args:
-            prefix: text before the names of settings in messages, such as "recipe.".
 
-        Raises:
-            InputError: a value out of bounds, not among the choices, not finite, or not a whole number.
-        """
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            given = getattr(self, field.name)
-            for value in given if isinstance(given, list) else [given]:
-                if field.metadata:  # not a group, which checks its own values
-                    check_value(prefix + field.name, value, field.metadata)
+def check_values(schema: type, values: Mapping[str, Any], prefix: str) -> None:
+    """Check values against the settings of a config dataclass.
+
+    Args:
+        schema: the dataclass.
+        values: by field; "???" is a value that is not given.
+        prefix: text before the names of settings in messages, such as "recipe.".
+
+    Raises:
+        InputError: values out of bounds, not among the choices, not finite, or not whole numbers.
+    """
+    problems = Problems()
+    for field in dataclasses.fields(schema):
+        given = values[field.name]
+        if not field.metadata or given == "???":  # a group checks its own values
+            continue
+        for value in given if isinstance(given, list) else [given]:
+            with problems.collected():
+                check_value(prefix + field.name, value, field.metadata)
+    problems.raise_any()
 
 
 def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -126,6 +145,8 @@ class Setting:
     element: Any  # the type of a list's elements; of other settings their type
     help: str
     unit: str
+    choices: Sequence[str] = ()
+    required: bool = False  # has no default
 
 
 def settings_of(schema: type, prefix: str = "") -> list[Setting]:
@@ -145,6 +166,8 @@ def settings_of(schema: type, prefix: str = "") -> list[Setting]:
                 element=getattr(hint, "__args__", (hint,))[0],
                 help=metadata["help"] + choices,
                 unit=metadata["unit"],
+                choices=metadata["choices"],
+                required=field.default is REQUIRED and field.default_factory is REQUIRED,
             )
         )
     return listed

@@ -9,7 +9,7 @@ SWEEP_DIR_HELP = "Folder of the sweep."
 
 
 @dataclass(kw_only=True)
-class StatusCommand(Config):
+class StatusCommand(Config, words=("sweep_dir",)):
     """`chinchilla status`: show the status of a sweep."""
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
@@ -27,7 +27,7 @@ class StatusCommand(Config):
 
 
 @dataclass(kw_only=True)
-class CancelCommand(Config):
+class CancelCommand(Config, words=("sweep_dir",)):
     """`chinchilla cancel`: cancel the Slurm jobs of a sweep, and no other jobs."""
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
@@ -35,7 +35,7 @@ class CancelCommand(Config):
 
 
 @dataclass(kw_only=True)
-class RetryCommand(Config):
+class RetryCommand(Config, words=("sweep_dir", "runs")):
     """`chinchilla retry`: make failed runs trainable again."""
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
@@ -45,7 +45,7 @@ class RetryCommand(Config):
 
 
 @dataclass(kw_only=True)
-class LogsCommand(Config):
+class LogsCommand(Config, words=("sweep_dir", "run")):
     """`chinchilla logs`: show attempts, claims and logs of a run, or errors and latest logs of a sweep."""
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
@@ -55,7 +55,7 @@ class LogsCommand(Config):
 
 
 @dataclass(kw_only=True)
-class SyncCommand(Config):
+class SyncCommand(Config, words=("sweep_dir", "runs")):
     """`chinchilla sync`: send a sweep's new metrics to a tracker; may be repeated."""
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)

@@ -14,7 +14,7 @@ EPOCHS_HELP = "Most passes over the training data that a run may make."
 
 
 @dataclass(kw_only=True)
-class TrainCommand(Config):
+class TrainCommand(Config, words=("model",)):
     """`chinchilla train`: train one model to its budget."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -37,12 +37,12 @@ class TrainCommand(Config):
 
 
 @dataclass(kw_only=True)
-class PlanCommand(Config):
+class PlanCommand(Config, words=("grid",)):
     """`chinchilla plan`: list the runs of a grid and their cost, or refuse it; trains nothing.
 
     With hours=, total_flops= or price= it proposes a grid: `chinchilla plan gpus=8 hours=12 data_dir=data`.
 
-    With tokens= one model instead of a grid: `chinchilla plan model=chinchilla_70b tokens=1.4e12 gpus=512`.
+    With tokens= one model instead of a grid: `chinchilla plan model=chinchilla_70b tokens=1.4T gpus=512`.
     """
 
     grid: GridConfig
@@ -84,8 +84,9 @@ class PlanCommand(Config):
         given = [
             name for name in ("tokens", "hours", "total_flops", "price") if getattr(self, name)
         ]
+        problems: list[str] = []
         if len(given) > 1:
-            raise InputError(f"{'= and '.join(given)}= exclude each other. Give one of them.")
+            problems.append(f"{'= and '.join(given)}= exclude each other. Give one of them.")
         for name, default, needs in (
             ("gpus", 1, ("tokens", "hours")),
             ("model", ModelConfig(), ("tokens",)),
@@ -93,22 +94,22 @@ class PlanCommand(Config):
         ):
             if getattr(self, name) != default and not {*given} & {*needs}:
                 others = " or ".join(f"{key}=" for key in needs)
-                raise InputError(
+                problems.append(
                     f"{name}= has no effect without {others}. Give {others} as well, or leave {name}= out."
                 )
         if self.proposes and self.out:
-            raise InputError(
+            problems.append(
                 "out= has no effect for a proposed grid. Give save=FOLDER/grid/NAME.yaml."
             )
         for name, unused in (("out", ""), ("data_dir", ""), ("epochs", 1.0)):
             if self.tokens and getattr(self, name) != unused:
-                raise InputError(
-                    f"{name}= has no effect with tokens=, for one model. Leave it out."
-                )
+                problems.append(f"{name}= has no effect with tokens=, for one model. Leave it out.")
+        if problems:
+            raise InputError(*problems)
 
 
 @dataclass(kw_only=True)
-class SweepCommand(Config):
+class SweepCommand(Config, words=("grid",)):
     """`chinchilla sweep`: plan a grid, show its cost, train the runs that have no result."""
 
     grid: GridConfig
@@ -126,7 +127,7 @@ class SweepCommand(Config):
 
 
 @dataclass(kw_only=True)
-class FlopsCommand(Config):
+class FlopsCommand(Config, words=("model", "tokens")):
     """`chinchilla flops`: count N and the training FLOPs per token of a shape by every convention."""
 
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -3,17 +3,26 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_OK, EXIT_FAILED = 0, 1  # 1: a run failed, or a worker cannot train here
 EXIT_AGAIN = 75  # stopped or unfinished: run the same command again
 
 
-class InputError(ValueError):
+class UserError(ValueError):
+    """Problems of what the user gave; each argument is the message of one, on one line."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
+
+
+class InputError(UserError):
     """Invalid input: the message states what was given, why it is invalid, what to do (exit code 2)."""
 
 
-class Refusal(ValueError):
+class Refusal(UserError):
     """Valid input from which the requested plan or fit cannot be made (exit code 3)."""
 
 
@@ -37,13 +46,67 @@ class UnreachableError(DataError):
     """Text that a hub or a network did not deliver; a later attempt may succeed."""
 
 
+class Problems:
+    """Collects problems, so that they are reported together.
+
+    >>> problems = Problems()
+    >>> for word in words:
+    ...     with problems.collected():
+    ...         check(word)
+    >>> problems.raise_any()
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep an InputError or Refusal that is raised in this context, and continue after it."""
+        try:
+            yield
+        except (InputError, Refusal) as error:
+            self.errors.append(error)
+
+    def error(self) -> UserError | None:
+        """All problems as one error, each message once: an InputError if one of them is, or a Refusal."""
+        if len(self.errors) < 2:
+            return self.errors[0] if self.errors else None
+        messages = dict.fromkeys(message for error in self.errors for message in error.args)
+        is_input = any(isinstance(error, InputError) for error in self.errors)
+        return (InputError if is_input else Refusal)(*messages)
+
+    def raise_any(self) -> None:
+        """Raise `error()`, if there is a problem."""
+        if error := self.error():
+            raise error
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean X?" for the known word closest to `word`, or ""."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]}?" if matches else ""
 
 
-def one_line(error: BaseException, max_length: int = 3000) -> str:
+def nearest_path(path: Path | str) -> str:
+    """ " Did you mean X?" for the existing path closest to a missing one, or ""."""
+    path = Path(path)
+    if path.exists():
+        return ""
+    folder = next((each for each in path.parents if each.is_dir()), Path())
+    parts = path.relative_to(folder).parts if folder != path else ()
+    if not parts:
+        return ""
+    try:
+        names = sorted(each.name for each in folder.iterdir())
+    except OSError:
+        return ""
+    for name in difflib.get_close_matches(parts[0], names, n=1, cutoff=0.6):
+        there = folder.joinpath(name, *parts[1:])
+        return f" Did you mean {there if there.exists() else folder / name}?"
+    return ""
+
+
+def one_line(error: BaseException | str, max_length: int = 3000) -> str:
     """The message of an error on one line, without control characters."""
     message = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
     return message if len(message) <= max_length else f"{message[:max_length]} ..."

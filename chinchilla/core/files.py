@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, nearest_path
 
 LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
@@ -212,7 +212,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError:
-        raise InputError(f"{what}: {path} does not exist.") from None
+        raise InputError(f"{what}: {path} does not exist.{nearest_path(path)}") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         why = getattr(error, "strerror", None) or error
         raise InputError(

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -143,7 +144,7 @@ class Manifest:
         if not os.path.exists(path):  # Path.exists raises in a folder without search permission
             raise DataError(
                 f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}). "
-                f"Prepare them first: chinchilla data corpus=sotu data_dir={data_dir}"
+                f"Prepare them first: chinchilla data corpus=sotu {shlex.quote(f'data_dir={data_dir}')}"
             )
         advice = "Prepare the data in another data_dir."
         try:

@@ -167,7 +167,9 @@ def check_evaluation(file: Path) -> None:
     if not file.is_file():
         problem = "is not a regular file" if file.exists() else "does not exist"
         problem = "is a folder" if file.is_dir() else problem
-        raise DataError(f"against: {file} {problem}. Give evaluation files: against=[FILE, ...].")
+        raise DataError(
+            f"against: {file} {problem}. Give evaluation files: against=FILE, several separated by commas."
+        )
     refuse_lfs_pointers([file])
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import APPROACHES
-from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
@@ -270,6 +270,10 @@ class FitResults:
             self.observations().save(path / RUNS)
             data = {**data, "observations_sha256": sha256_file(path / RUNS)}
             path = path / FILE
+        write_json(path, {**self.to_dict(), "data": data})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of frontier.json, without the hash of a file of runs."""
         approaches: dict[str, Any] = {}
         for name, f in self.fitted.items():
             record = dataclasses.asdict(dataclasses.replace(f, runs=None))
@@ -277,8 +281,10 @@ class FitResults:
             approaches[name] = {"status": "fitted", "reason": "", **record}
         for name, r in self.refused.items():
             approaches[name] = {"status": "refused", **dataclasses.asdict(r)}
-        file = FrontierFile(SCHEMA, approaches, data, self.cost, self.command, self.recommended)
-        write_json(path, dataclasses.asdict(file))
+        file = FrontierFile(
+            SCHEMA, approaches, self.data, self.cost, self.command, self.recommended
+        )
+        return dataclasses.asdict(file)
 
     @classmethod
     def load(cls, path: Path | str) -> "FitResults":
@@ -291,7 +297,9 @@ class FitResults:
         if path.is_dir():
             path = path / FILE
         if not path.exists():
-            raise InputError(f"{path} does not exist. Make it with `chinchilla fit`.")
+            raise InputError(
+                f"{path} does not exist.{nearest_path(path)} Make it with `chinchilla fit`."
+            )
         file: FrontierFile = decode(FrontierFile, read_json(path, "fits"), str(path), SCHEMA)
         data = file.data
         for name in ("C", "N", "D", "tokens_per_param"):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.checks import require_choice
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import is_lfs_pointer
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
@@ -289,7 +289,7 @@ def _read_text(path: Path, key: str) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{key}={path} cannot be read ({error.strerror}). Give the path of a CSV file."
+            f"{key}={path} cannot be read ({error.strerror}).{nearest_path(path)} Give the path of a CSV file."
         ) from None
     if is_lfs_pointer(raw):
         raise InputError(

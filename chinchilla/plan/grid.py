@@ -9,9 +9,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
-from chinchilla.core.errors import DataError, InputError, Refusal
+from chinchilla.core.errors import DataError, InputError, Problems, Refusal, UserError
 from chinchilla.core.shapes import ModelShape, flops_per_token, n_params, shape_named
 from chinchilla.core.units import number
 from chinchilla.plan.lr_rules import apply_rule, published_lr
@@ -159,20 +160,35 @@ def _check_lr(peak_lr: float, recipe: RecipeConfig, shape: ModelShape, D: float)
 
 
 def plan_grid(
-    grid: GridConfig, recipe: RecipeConfig, *, vocab_size: int, data_id: str, precision: str
+    grid: GridConfig,
+    recipe: RecipeConfig,
+    *,
+    vocab_size: int,
+    data_id: str,
+    precision: str,
+    problems: Problems | None = None,
 ) -> list[RunSpec]:
     """Expand a grid into its runs: IsoFLOP curves, then runs of several lengths, without repeats.
 
+    Args:
+        grid: budgets and sizes.
+        recipe: learning rate, batch, schedule.
+        vocab_size: of the tokenizer, used if the grid does not set one.
+        data_id: hash of the token manifest.
+        precision: one of config.groups.PRECISIONS, not auto.
+        problems: if given, receives refusals instead of raising them, and the other runs are returned.
+
     Raises:
         InputError: unknown model names, or no vocabulary size.
-        Refusal: the sizes of a budget do not bracket its expected optimum.
+        Refusal: the sizes of a budget do not bracket its expected optimum, or runs are too short; all
+            reasons together.
     """
     vocab = grid.vocab_size or vocab_size
     if not vocab:
         raise InputError(
             "grid.vocab_size is not known: give it, or data_dir=FOLDER of `chinchilla data`."
         )
-
+    found = Problems() if problems is None else problems
     shape = functools.partial(
         shape_named, vocab_size=vocab, seq_len=grid.seq_len, kv_size=grid.kv_size, positions=grid.positions
     )  # fmt: skip
@@ -181,18 +197,44 @@ def plan_grid(
         precision=precision, sweep=grid.name, min_steps=grid.min_steps,
     )  # fmt: skip
     candidates = sorted({shape(name) for name in grid.models}, key=n_params)
-    specs = []
+    wanted: list[tuple[ModelShape, dict[str, Any]]] = []  # with its budget_flops or tokens
+    curves = []
     for budget in sorted(set(grid.budgets)):
         expected = grid.expected_coefficient * budget**grid.expected_exponent
         sizes = _around(candidates, expected, grid.sizes_per_budget, grid.span)
-        _check_isoflop_sizes(sizes, budget, expected, grid)
-        specs += [run(s, budget_flops=budget) for s in sizes]
-    planned = {replace(spec, budget_flops=None).run_id for spec in specs}
+        curves.append(_Curve(budget, expected, [n_params(s) for s in sizes]))
+        wanted += [(s, {"budget_flops": budget}) for s in sizes]
+    _check_isoflop_sizes(curves, grid, found)
     for name in grid.horizon_models:
         s = shape(name)
-        horizons = [run(s, tokens=r * n_params(s)) for r in grid.horizon_tokens_per_param]
-        specs += [h for h in horizons if h.run_id not in planned]  # some are on an IsoFLOP curve
+        wanted += [(s, {"tokens": r * n_params(s)}) for r in grid.horizon_tokens_per_param]
+    specs, refused = [], []
+    for s, size in wanted:
+        try:
+            specs.append(run(s, **size))
+        except (InputError, Refusal) as error:
+            refused.append((size, error))
+    found.errors += _worst(refused)
+    if problems is None:
+        found.raise_any()
+    planned = {replace(spec, budget_flops=None).run_id for spec in specs if spec.budget_flops}
+    specs = [s for s in specs if s.budget_flops or s.run_id not in planned]  # some are on a curve
     return list({spec.run_id: spec for spec in specs}.values())
+
+
+def _worst(refused: Sequence[tuple[dict[str, Any], UserError]]) -> list[UserError]:
+    """Of refusals with the same remedy, that of the largest model of the first budget."""
+    kinds: dict[str, list[tuple[dict[str, Any], UserError]]] = {}
+    for size, error in refused:  # the last sentence is the remedy
+        kinds.setdefault(str(error).rpartition(". ")[2], []).append((size, error))
+    worst = []
+    for same in kinds.values():
+        error = [error for size, error in same if size == same[0][0]][-1]
+        if len({str(error) for _, error in same}) > 1:
+            s = "" if len(same) == 2 else "s"
+            error = type(error)(f"{error} The same holds for {len(same) - 1} other run{s}.")
+        worst.append(error)
+    return worst
 
 
 def _around(
@@ -209,24 +251,48 @@ def _around(
     return sorted(taken, key=n_params)
 
 
-def _check_isoflop_sizes(
-    sizes: Sequence[ModelShape], budget: float, expected: float, grid: GridConfig
-) -> None:
-    """Refuse a budget whose sizes would not bracket the minimum of the parabola."""
-    where = f"grid {grid.name!r}, budget {budget:.3g} FLOPs"
-    if len(sizes) < grid.min_sizes:
-        raise Refusal(
-            f"{where}: {len(sizes)} sizes, at least {grid.min_sizes} are needed to fit a parabola and "
-            "estimate its error. Add sizes to grid.models."
+class _Curve(NamedTuple):
+    """The sizes of one budget."""
+
+    budget: float
+    expected: float  # N_opt
+    N: list[int]
+
+
+def _check_isoflop_sizes(curves: Sequence[_Curve], grid: GridConfig, problems: Problems) -> None:
+    """Refuse budgets whose sizes would not bracket the minimum of the parabola; each reason once."""
+    few: dict[int, list[_Curve]] = {}
+    edges: dict[tuple[int, str], list[_Curve]] = {}
+    for curve in curves:
+        if len(curve.N) < grid.min_sizes:
+            few.setdefault(len(curve.N), []).append(curve)
+        n_smaller = sum(n < curve.expected for n in curve.N)
+        side, word = min((n_smaller, "smaller"), (len(curve.N) - n_smaller, "larger"))
+        if side < grid.min_side:
+            edges.setdefault((side, word), []).append(curve)
+
+    def where(same: list[_Curve]) -> str:
+        budgets = ", ".join(f"{curve.budget:.3g}" for curve in same)
+        return f"grid {grid.name!r}, budget{'s' if len(same) > 1 else ''} {budgets} FLOPs"
+
+    def span(values: Sequence[float]) -> str:
+        return "..".join(dict.fromkeys([count_label(min(values)), count_label(max(values))]))
+
+    for n, same in few.items():
+        problems.errors.append(
+            Refusal(
+                f"{where(same)}: {n} sizes, at least {grid.min_sizes} are needed to fit a parabola and "
+                "estimate its error. Add sizes to grid.models."
+            )
         )
-    N = [n_params(s) for s in sizes]
-    n_smaller = sum(n < expected for n in N)
-    side, word = min((n_smaller, "smaller"), (len(N) - n_smaller, "larger"))
-    if side < grid.min_side:
-        raise Refusal(
-            f"{where}: the optimum is expected at N={count_label(expected)} (grid.expected_*), and only "
-            f"{side} of the sizes {count_label(min(N))}..{count_label(max(N))} are {word}; "
-            f"{grid.min_side} are needed on each side. Add {word} models to grid.models, or drop this budget."
+    for (side, word), same in edges.items():
+        problems.errors.append(
+            Refusal(
+                f"{where(same)}: the optimum is expected at N={span([c.expected for c in same])} "
+                f"(grid.expected_*), and only {side} of the sizes {span([n for c in same for n in c.N])} are "
+                f"{word}; {grid.min_side} are needed on each side. Add {word} models to grid.models, or drop "
+                f"{'these budgets' if len(same) > 1 else 'this budget'}."
+            )
         )
 
 

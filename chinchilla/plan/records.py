@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import atomic_write, read_json, write_json
 from chinchilla.core.json_codec import check_fields, decode
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
@@ -277,6 +277,19 @@ def save_plan(specs: list[RunSpec], path: Path) -> None:
         f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
 
 
+def _no_sweep(folder: Path) -> str:
+    """Why a folder is not that of a sweep, with the one that may be meant."""
+    if not folder.exists():
+        problem, hint = "does not exist", nearest_path(folder)
+    else:
+        problem, near = "is not the folder of a sweep: it has no plan.jsonl", [folder.parent]
+        if folder.is_dir():
+            near = [*folder.parents, *sorted(folder.iterdir())]
+        sweeps = [each for each in near if (each / "plan.jsonl").is_file()]
+        hint = f" Did you mean {sweeps[0]}?" if sweeps else ""
+    return f"{folder} {problem}.{hint} Give a folder that `chinchilla sweep` made."
+
+
 def load_plan(path: Path) -> list[RunSpec]:
     """Read plan.jsonl.
 
@@ -285,6 +298,8 @@ def load_plan(path: Path) -> list[RunSpec]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(_no_sweep(path.parent)) from None
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(

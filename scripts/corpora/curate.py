@@ -2,7 +2,7 @@
 
     pip install datatrove orjson regex spacy tokenizers
     python scripts/corpora/curate.py corpora/raw corpora/curated
-    chinchilla data corpus=jsonl corpus.paths=[corpora/curated] data_dir=data/curated
+    chinchilla data corpus=jsonl corpus.paths=corpora/curated data_dir=data/curated
 
 Reads the JSON lines of a folder (*.jsonl, *.jsonl.gz) with the text in the field `text`. Leaves out documents
 that break the repetition or quality rules of Rae et al. (2021), appendix A.1, and near duplicates by MinHash

@@ -126,7 +126,7 @@ def _of(error: np.ndarray, in80: float, in95: float) -> dict[str, float]:
 
 def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
     """Coverage and errors of the recommendation at ten times the largest C; seeds 0, 1, ..."""
-    command = FitCommand(observations="-", out_dir="-", n_bootstrap=n_bootstrap)
+    command = FitCommand(observations="-", n_bootstrap=n_bootstrap)
     approaches: Counter[str] = Counter()
     errors: dict[str, list[dict[str, float]]] = {"N": [], "L": []}
     covered: dict[str, list[bool]] = {"N": [], "L": []}

@@ -68,7 +68,7 @@ def observations(rows: Sequence[dict[str, str]]) -> Observations:
 
 def fitted(obs: Observations) -> FitResults:
     """Fits with the defaults of `chinchilla fit`."""
-    return fit_and_recommend(obs, None, FitCommand(observations="-", out_dir="-"))
+    return fit_and_recommend(obs, None, FitCommand(observations="-"))
 
 
 def akima_minimum(N: np.ndarray, L: np.ndarray) -> float:

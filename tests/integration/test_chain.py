@@ -137,7 +137,7 @@ def test_fit_report_and_predict_of_the_sweep(
     assert all(r.spec.run_id in html for r in found)
 
     capsys.readouterr()
-    assert main(["predict", "budget_flops=[2e9,1e10]", f"frontier={fits}", "format=json"]) == 0
+    assert main(["predict", "budget_flops=[2e9,1e10]", f"fits={fits}", "format=json"]) == 0
     rows = json.loads(capsys.readouterr().out)["predictions"]
     ours = [row for row in rows if "parametric" in row["by"] and "this" in row["by"]]
     assert [row["C"] for row in ours] == [2e9, 1e10]

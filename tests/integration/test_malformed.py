@@ -336,7 +336,7 @@ JSONS = [
 @pytest.mark.parametrize("text", JSONS)
 def test_invalid_frontiers(tmp_path: Path, capsys, text: str):
     (tmp_path / "frontier.json").write_text(text)
-    words = ["predict", "budget_flops=1e20", f"frontier={tmp_path}"]
+    words = ["predict", "budget_flops=1e20", f"fits={tmp_path}"]
     assert "frontier.json" in only_line(capsys, main(words))
 
 

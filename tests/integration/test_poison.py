@@ -110,7 +110,7 @@ def test_a_pickle_among_the_fits(tmp_path: Path, capsys, file: str):
 
 def test_a_pickle_as_frontier(tmp_path: Path, capsys):
     (tmp_path / "frontier.json").write_bytes(pickled(tmp_path))
-    words = ["predict", "budget_flops=1e20", f"frontier={tmp_path}"]
+    words = ["predict", "budget_flops=1e20", f"fits={tmp_path}"]
     assert_refused(capsys, words, "frontier.json")
 
 
@@ -477,4 +477,4 @@ def test_payloads_in_a_yaml_choice(tmp_path: Path, capsys, text: str):
 )
 def test_payloads_in_an_override(tmp_path: Path, capsys, monkeypatch, word: str):
     monkeypatch.chdir(tmp_path)
-    assert_refused(capsys, ["plan", "grid=small", "out=", word])
+    assert_refused(capsys, ["plan", "grid=demo", "out=", word])

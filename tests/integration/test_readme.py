@@ -1,4 +1,4 @@
-"""The commands of the README are accepted as printed."""
+"""The commands of the documentation are accepted as printed, by the command and by bash and zsh."""
 
 import re
 import shlex
@@ -9,7 +9,14 @@ import pytest
 from chinchilla.cli import COMMANDS, compose
 from chinchilla.plan.grid import plan_grid
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "slurm" / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+]
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.|\$|\b[A-Z_]{3,}\b")  # <...>, a shell variable, FOLDER
 
 
@@ -44,8 +51,17 @@ def commands_in(block: list[str]) -> list[list[str]]:
     return commands
 
 
-BLOCKS = code_blocks(README.read_text(encoding="utf-8"))
-COMMAND_LINES = [words for block in BLOCKS for words in commands_in(block) if "--help" not in words]
+def lines_of(page: Path) -> list[list[str]]:
+    """Arguments of the commands in the code blocks of a page and in its text."""
+    text = page.read_text(encoding="utf-8")
+    inline = [[code.replace("\n", " ")] for code in re.findall(r"`(chinchilla [^`]*)`", text)]
+    commands = [words for block in [*code_blocks(text), *inline] for words in commands_in(block)]
+    return [words for words in commands if len(words) > 1 and "--help" not in words]
+
+
+BLOCKS = [block for page in PAGES for block in code_blocks(page.read_text(encoding="utf-8"))]
+COMMAND_LINES = lines_of(README)
+OTHER_LINES = [words for page in PAGES[1:] for words in lines_of(page)]
 FILES = {
     block[0].removeprefix("#").strip(): "\n".join(block) + "\n"
     for block in BLOCKS
@@ -56,6 +72,8 @@ FILES = {
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the YAML files of the README at the paths it gives."""
+    for name in ("runs/a", "runs/demo", "runs/first", "fits/theirs"):
+        (tmp_path / name).mkdir(parents=True)
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -64,13 +82,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_readme_shows_most_commands():
-    assert len(COMMAND_LINES) >= 5, "no commands were found: has the README's form changed?"
+    assert len(COMMAND_LINES) >= 20, "no commands were found: has the README's form changed?"
+    assert len(OTHER_LINES) >= 20
     assert {"data", "sweep", "fit"} <= {words[0] for words in COMMAND_LINES}
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
-def test_a_command_of_the_readme_is_accepted(words: list[str]):
+@pytest.mark.parametrize("words", COMMAND_LINES + OTHER_LINES, ids=" ".join)
+def test_a_command_of_the_documentation_is_accepted(words: list[str]):
     command = compose(words[0], words[1:])
     assert isinstance(command, COMMANDS[words[0]])
 
@@ -109,3 +128,64 @@ Not code: chinchilla plan grid=none
         ["report", "fits=fits"],
         ["predict", "budget_flops=1e21"],
     ]
+
+
+# ------------------------------------------------------------------ shells
+
+# Characters that zsh or bash treat as a pattern, a comment or more. zsh refuses a pattern without a match,
+# and takes # for a word where a command is typed.
+SPECIAL = re.compile(r"[][{}*?#()!]")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\\.")
+STARTS = r"(?:\$ )?(chinchilla|make|python|pip|bash|apt-get|torchrun|sbatch|srun) "
+
+
+def shell_lines(text: str) -> list[str]:
+    """Command lines in the code blocks of a page, and in its text."""
+    lines = [
+        line
+        for block in code_blocks(text)
+        for line in "\n".join(block).replace("\\\n", " ").splitlines()
+    ]
+    return [line for line in lines if re.match(STARTS, line)] + [
+        code.replace("\n", " ") for code in re.findall(r"`([^`]*)`", text) if re.match(STARTS, code)
+    ]
+
+
+def special_words(line: str) -> list[str]:
+    """Words of a command line with a special character outside of quotes."""
+    return [word for word in QUOTED.sub("", line).split() if SPECIAL.search(word)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_can_be_pasted_into_zsh_and_bash(page: Path):
+    text = page.read_text(encoding="utf-8")
+    found = {line: words for line in shell_lines(text) if (words := special_words(line))}
+    assert found == {}
+
+
+def test_messages_and_comments_print_commands_that_can_be_pasted():
+    """Commands in messages, help texts and comments; braces of f-strings are left out."""
+    files = [
+        *(ROOT / "chinchilla").rglob("*.py"),
+        *(ROOT / "scripts").rglob("*.*"),
+        *(ROOT / "configs").rglob("*.yaml"),
+    ]
+    command = re.compile(rf"\bchinchilla (?:{'|'.join(COMMANDS)})\b[^`\n]*")
+    setting = re.compile(r"(?<![\w'\"[{(])[a-z_.]+=\[[A-Z_]{2}")  # a placeholder in brackets
+    found = []
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        lines = [re.sub(r"\{[^{}]*\}", "", line) for line in command.findall(text)]
+        found += [
+            f"{path.name}: {line}"
+            for line in lines
+            if re.search(r"=\S*[][*?]", QUOTED.sub("", line))
+        ]
+        found += [f"{path.name}: {word}" for word in setting.findall(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("line", ["chinchilla fit a=[1]", "chinchilla plan  # cost", "make *"])
+def test_special_characters_are_found(line: str):
+    assert special_words(line)
+    assert special_words("chinchilla fit 'columns={N: \"(M)\"}'") == []

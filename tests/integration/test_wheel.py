@@ -115,7 +115,7 @@ def test_fit_report_and_predict_without_torch(run, tmp_path: Path):
     run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=20")
     run("report", "fits=fits")
     assert (tmp_path / "fits" / "report" / "report.html").stat().st_size > 10_000
-    output = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
+    output = json.loads(run("predict", "fits=fits", "budget_flops=1e20", "format=json"))
     rows = output["predictions"]
     [ours] = [row for row in rows if "parametric" in row["by"] and "data" in row["by"]]
     # Minimum of 406.4/N^.34 + 410.7/D^.28 at 6ND = 1e20, which noise-free points must reproduce.

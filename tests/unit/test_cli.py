@@ -95,9 +95,8 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quote the value"]),
         ("status", ["sweep_dir is missing"]),
         ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
-        ("report", ["sweep_dir=FOLDER", "fits=FOLDER"]),
-        ("fit observations=x.csv", ["out_dir is missing"]),
-        ("data corpus=text", ["corpus.paths=[FILE_OR_FOLDER, ...]"]),
+        ("report", ["fits is missing", "fits=FOLDER"]),
+        ("data corpus=text", ["corpus.paths=FILE_OR_FOLDER, several"]),
         ("flops --config-dir", ["--config-dir=", "is not a folder"]),
         ("flops --config-dir nowhere", ["--config-dir=", "is not a folder"]),
     ],
@@ -122,7 +121,7 @@ def test_a_typing_error_gives_one_line_with_advice(say, words, parts):
         ("status sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("fit sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("report sweep_dir=nowhere", ["nowhere", "chinchilla fit"]),
-        ("predict budget_flops=1e20 frontier=nowhere", ["nowhere", "chinchilla fit"]),
+        ("predict budget_flops=1e20 fits=nowhere", ["nowhere", "chinchilla fit"]),
         ("fit observations=nowhere.csv out_dir=o", ["nowhere.csv", "No such file"]),
         ("fit observations=x=(1).csv out_dir=o", ["observations=x=(1).csv", "No such file"]),
         ("fit observations=it's.csv out_dir=o", ["observations=it's.csv"]),
@@ -135,7 +134,10 @@ def test_an_impossible_value_gives_one_line_with_its_key(say, words, parts):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("plan grid.budgets=[1e13]", ["1e+13 FLOPs", "Add smaller models"]),
+        (
+            "plan grid.budgets=[1e13] grid.min_steps=0 recipe.batch_tokens=2048",
+            ["1e+13 FLOPs", "Add smaller models"],
+        ),
         (
             "plan grid.budgets=[1e20] recipe.batch_tokens=268435456",
             ["budget 1e+20 FLOPs", "at least 100 are needed"],
@@ -145,13 +147,35 @@ def test_an_impossible_value_gives_one_line_with_its_key(say, words, parts):
             " grid.min_steps=1 grid.min_side=0",
             ["Lower recipe.batch_tokens"],
         ),
-        ("plan grid.models=[44m,57m,74m]", ["3 sizes, at least 5 are needed"]),
     ],
 )
 def test_plans_that_cannot_identify_an_optimum_are_refused(say, words, parts):
     result = say(words)
     one_line(result, 3, "refused: ", *parts)
     assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (
+            "plan grid.models=44m,57m,74m recipe.batch_tokens=1073741824",
+            ["3 sizes, at least 5 are needed", "0 of the sizes 43.7m..73.8m are larger",
+             "steps of 1073741824 tokens; at least 100 are needed"],
+        ),
+        (
+            "plan grid.models=44m,57m,74m,90m grid.budgets=1e17,1e18",
+            ["budgets 1e+17, 1e+18 FLOPs: 4 sizes", "are smaller; 2 are needed", "are larger; 2 are needed"],
+        ),
+    ],
+)  # fmt: skip
+def test_all_problems_of_a_plan_are_reported_a_line_each(say, words, messages):
+    result = say(words)
+    lines = result.err.splitlines()
+    assert (result.code, len(lines)) == (3, len(messages)), result.err
+    for message, line in zip(messages, lines, strict=True):
+        assert line.startswith("chinchilla: refused: grid 'paper', ") or "budget" in line
+        assert message in line
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def _misfit(sd: float) -> list[str]:
         f"the law fits these runs badly: its residuals have a robust standard deviation of {sd:.1%} of the "
         "loss; for runs of one data set and recipe it is usually below 1%. Check that all runs share one "
         "data set, tokenizer, recipe and loss. If they do, prefer approach 2, or fit a "
-        "window of tokens per parameter, tokens_per_param=[LOW,HIGH]."
+        "window of tokens per parameter, tokens_per_param=LOW,HIGH."
     ]
 
 

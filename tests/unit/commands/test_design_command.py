@@ -5,7 +5,7 @@ from command_line import one_line
 
 
 def test_next_runs_are_shown_in_order_within_the_compute(say, fits):
-    words = "design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21"
+    words = "design fits=fits budget_flops=1e23 n_runs=3 spend=1e21"
     said = say(words)
     assert said.code == 0
     assert "N_opt(1e+23 FLOPs)" in said.out
@@ -21,7 +21,7 @@ def test_next_runs_are_shown_in_order_within_the_compute(say, fits):
 
 
 def test_a_design_states_its_cost_and_benefit(say, fits):
-    words = "design frontier=fits budget_flops=1e23 n_runs=3"
+    words = "design fits=fits budget_flops=1e23 n_runs=3"
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
     first, *_, last = told["steps"]
@@ -32,21 +32,21 @@ def test_a_design_states_its_cost_and_benefit(say, fits):
 
 
 def test_a_run_proposed_twice_needs_another_seed(say, fits):
-    said = say("design frontier=fits budget_flops=1e23 n_runs=20 shapes=[44m]").out
+    said = say("design fits=fits budget_flops=1e23 n_runs=20 shapes=[44m]").out
     assert "listed twice with another seed" in said
 
 
 def test_a_design_needs_the_runs_of_the_fit(say, fits):
     (fits / "observations.csv").unlink()
-    one_line(say("design frontier=fits budget_flops=1e23"), 2, "observations.csv does not exist")
+    one_line(say("design fits=fits budget_flops=1e23"), 2, "observations.csv does not exist")
 
 
 def test_another_table_beside_the_fits_is_refused(say, fits):
     table = fits / "observations.csv"
     table.write_text(table.read_text().replace("r1,", "r01,", 1))
-    for words in ("design frontier=fits budget_flops=1e23", "diagnose fits=fits"):
+    for words in ("design fits=fits budget_flops=1e23", "diagnose fits=fits"):
         one_line(say(words), 2, "observations.csv is not the table", "another SHA-256")
-    assert say("predict budget_flops=1e23 frontier=fits").code == 0
+    assert say("predict budget_flops=1e23 fits=fits").code == 0
 
 
 @pytest.mark.parametrize(
@@ -61,20 +61,20 @@ def test_another_table_beside_the_fits_is_refused(say, fits):
     ],
 )
 def test_mistakes_are_refused_in_one_line(say, fits, words, parts):
-    one_line(say(f"design frontier=fits {words}"), 2, *parts)
-    one_line(say("design frontier=nowhere budget_flops=1e20"), 2, "nowhere", "chinchilla fit")
+    one_line(say(f"design fits=fits {words}"), 2, *parts)
+    one_line(say("design fits=nowhere budget_flops=1e20"), 2, "nowhere", "chinchilla fit")
 
 
 def test_one_limit_alone_is_kept(say, fits):
-    told = say("design frontier=fits budget_flops=1e23 min_ratio=50 format=json").json
+    told = say("design fits=fits budget_flops=1e23 min_ratio=50 format=json").json
     ratios = [step["run"]["D"] / step["run"]["N"] for step in told["steps"]]
     assert min(ratios) >= 50 * (1 - 1e-9)
     assert told["limits"]["tokens_per_param"] == pytest.approx([50, 160])
 
 
 def test_design_and_predict_name_one_size(say, fits):
-    r = say("predict budget_flops=1e23 frontier=fits format=json").json["recommended"]
-    design = say("design frontier=fits budget_flops=1e23 format=json").json
+    r = say("predict budget_flops=1e23 fits=fits format=json").json["recommended"]
+    design = say("design fits=fits budget_flops=1e23 format=json").json
     assert design["N_opt"] == pytest.approx(r["N"], rel=1e-12)
     low, high = design["interval80"]
     assert [low, high] == pytest.approx(r["N_interval80"], rel=1e-9)

@@ -104,9 +104,9 @@ def test_a_sweep_s_shapes_make_other_counts_exact(say, tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("diagnose", ["fits=FOLDER", "sweep_dir=FOLDER"]),
+        ("diagnose", ["fits is missing", "fits=FOLDER"]),
         ("diagnose fits=nowhere", ["nowhere", "chinchilla fit"]),
-        ("diagnose sweep_dir=nowhere", ["nowhere/fits"]),
+        ("diagnose sweep_dir=nowhere", ["sweep_dir=nowhere does not exist"]),
         ("diagnose fits=f budget_flops=-1", ["budget_flops=-1.0"]),
         ("diagnose fits=f format=html", ["choose one of text, json"]),
     ],

@@ -54,13 +54,13 @@ def test_predict_and_report_read_a_fit(say, law_csv, tmp_path):
     result = say(FIT)
     assert result.code == 0
     assert "wrote" in result.out
-    result = say("predict budget_flops=5.76e23 frontier=fits format=json")
+    result = say("predict budget_flops=5.76e23 fits=fits format=json")
     rows = json.loads(result.out)["predictions"]
     by = {row["by"]: row for row in rows}
     assert by["this data, parametric"]["N"] == pytest.approx(40.36e9, rel=1e-3)
     assert by["this data, parametric"]["D"] == pytest.approx(2.379e12, rel=1e-3)
     assert not any(name.startswith(("law", "paper", "Kaplan")) for name in by)  # 44 times too far
-    out = say("predict budget_flops=5.76e23 frontier=fits").out
+    out = say("predict budget_flops=5.76e23 fits=fits").out
     assert "law hoffmann" not in out
     assert all(f"│ {name} " in out for name in ("envelope", "isoflop", "parametric"))
     result = say("report fits=fits")
@@ -226,5 +226,5 @@ def test_fits_of_another_version_give_one_line(say, law_csv, tmp_path):
     say(FIT)
     record = json.loads((tmp_path / "fits" / "frontier.json").read_text())
     (tmp_path / "fits" / "frontier.json").write_text(json.dumps({**record, "schema": 1}))
-    for words in ("predict budget_flops=1e20 frontier=fits", "report fits=fits"):
+    for words in ("predict budget_flops=1e20 fits=fits", "report fits=fits"):
         one_line(say(words), 2, "frontier.json")

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from small_world import make_speeches
 
 from chinchilla.cli import main
 
@@ -58,3 +59,23 @@ def test_a_small_run_on_one_gpu_reads_naturally(capsys: pytest.CaptureFixture[st
     out = " ".join(capsys.readouterr().out.split())
     assert "1 GPU, passes of" in out
     assert "D/N = 0.0252." in out  # 2 batches of 524,288 tokens, 41,615,104 parameters
+
+
+def test_a_grid_with_too_few_sizes_at_an_edge_too_few_steps_and_tokens_is_refused_once(
+    say, tmp_path
+):
+    make_speeches(tmp_path / "data")
+    words = "grid.budgets=1e9,1e13 grid.min_sizes=12"
+    result = say(f"plan demo recipe=demo data_dir=data {words}")
+    assert result.code == 2  # as too few tokens alone
+    lines = result.err.splitlines()
+    parts = [
+        "5 sizes, at least 12",
+        "are smaller",
+        "are larger",
+        "steps of 512 tokens",
+        "epochs of the",
+    ]
+    assert len(lines) == len(parts)
+    for part, line in zip(parts, lines, strict=True):
+        assert part in line

@@ -72,24 +72,24 @@ def test_a_target_loss_needs_no_budget(say):
 
 
 def test_a_fitted_target_has_an_interval(say, fits):
-    told = say("predict target_loss=2.5 frontier=fits format=json").json
+    told = say("predict target_loss=2.5 fits=fits format=json").json
     target, at = told["target"], told["recommended"]
     low, high = target["C_interval80"]
     assert low < target["C"] < high
     for C, end in ((low, 0), (high, 1)):  # where the interval of the loss ends at that loss
-        r = say(f"predict budget_flops={C!r} frontier=fits format=json").json["recommended"]
+        r = say(f"predict budget_flops={C!r} fits=fits format=json").json["recommended"]
         assert r["L_interval80"][end] == pytest.approx(2.5, rel=1e-4)
     assert (at["L"], at["C"]) == pytest.approx((2.5, target["C"]), rel=1e-4)
-    out = say("predict target_loss=2.5 frontier=fits").out
+    out = say("predict target_loss=2.5 fits=fits").out
     assert f"{target['C']:.3g} FLOPs, 80% interval {low:.3g} to {high:.3g} FLOPs." in out
 
 
 def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
-    told = say("predict target_loss=1.9 frontier=fits format=json").json
+    told = say("predict target_loss=1.9 fits=fits format=json").json
     assert told["recommended"]["range_only"]
     low, high = told["target"]["C_interval80"]
     assert high is None  # at the upper end of its interval the loss never gets there
-    out = say("predict target_loss=1.9 frontier=fits").out
+    out = say("predict target_loss=1.9 fits=fits").out
     assert f"80% interval {low:.3g} FLOPs or more." in out
     assert "reason: Extrapolation: " in out
     assert "Cost:" not in out
@@ -99,7 +99,7 @@ def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
 
 
 def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
-    told = say("predict budget_flops=1e21 frontier=fits format=json").json
+    told = say("predict budget_flops=1e21 fits=fits format=json").json
     ours = told["predictions"][0]
     assert ours["by"] == "this data, parametric"
     assert ours["L_interval80"][0] < ours["L"] < ours["L_interval80"][1]
@@ -111,7 +111,7 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
         assert low < recommended[name] < high
         assert decision[name] == pytest.approx(recommended[name], rel=1e-9)
     (fits / "observations.csv").unlink()  # frontier.json stands alone
-    assert say("predict budget_flops=1e21 frontier=fits format=json").json == told
+    assert say("predict budget_flops=1e21 fits=fits format=json").json == told
 
 
 @pytest.mark.slow
@@ -119,16 +119,16 @@ def test_a_fit_by_another_objective_answers_too(say, fits):
     for objective in ("lad", "least_squares"):
         words = f"approaches=parametric n_bootstrap=40 objective={objective}"
         assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0
-        row = say("predict budget_flops=1e21 frontier=other format=json").json["predictions"][0]
+        row = say("predict budget_flops=1e21 fits=other format=json").json["predictions"][0]
         for name in "NL":
             low, high = row[f"{name}_interval80"]
             assert low < row[name] < high
 
 
 def test_the_first_line_is_the_recommended_answer(say, fits):
-    out = say("predict budget_flops=1e21 frontier=fits").out
+    out = say("predict budget_flops=1e21 fits=fits").out
     first, rest = out.strip().split("\n", 1)
-    r = say("predict budget_flops=1e21 frontier=fits format=json").json["recommended"]
+    r = say("predict budget_flops=1e21 fits=fits format=json").json["recommended"]
     assert first.startswith(f"C = 1e+21 FLOPs: N {r['N'] / 1e9:.2f}B (")
     low, high = r["L_interval80"]
     assert f"loss {r['L']:.4f} ({low:.4f}-{high:.4f})" in first
@@ -137,13 +137,13 @@ def test_the_first_line_is_the_recommended_answer(say, fits):
     assert rest.index("each approach of these runs") < rest.index("published lines and laws")
     assert "extra loss" not in rest
     said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
-    assert say("predict frontier=fits").out.strip().splitlines()[0] in said
-    more = say("predict budget_flops=1e21 frontier=fits detail=true").out
+    assert say("predict fits=fits").out.strip().splitlines()[0] in said
+    more = say("predict budget_flops=1e21 fits=fits detail=true").out
     assert "extra loss" in more
 
 
 def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
-    out = say("predict budget_flops=1e21 frontier=fits law=hoffmann").out
+    out = say("predict budget_flops=1e21 fits=fits law=hoffmann").out
     first, *rest = (line for line in out.splitlines() if line)
     assert first.endswith("by approach 3 (parametric).")
     (named,) = (line for line in rest if line.startswith("C = 1e+21 FLOPs"))
@@ -152,7 +152,7 @@ def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
 
 
 def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
-    words = "predict budget_flops=1e25 frontier=fits"
+    words = "predict budget_flops=1e25 fits=fits"
     told = say(f"{words} format=json").json
     assert (told["recommended"]["range_only"], told["decisions"]) == (True, [])
     out = say(words).out
@@ -168,11 +168,11 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
 
 
 def test_a_million_times_beyond_the_runs_is_refused(say, fits):
-    one_line(say("predict budget_flops=1e29 frontier=fits"), 3, "beyond the largest run")
+    one_line(say("predict budget_flops=1e29 fits=fits"), 3, "beyond the largest run")
 
 
 def test_warnings_are_printed_once(say, fits):
-    words = "predict budget_flops=[1e20,1e24] frontier=fits"
+    words = "predict budget_flops=[1e20,1e24] fits=fits"
     told = say(f"{words} format=json").json
     near, far = told["recommendations"]
     assert told["recommended"] == near
@@ -187,7 +187,7 @@ def test_warnings_are_printed_once(say, fits):
 
 
 def test_the_best_shape_is_shown_with_its_cost(say, fits):
-    words = "predict budget_flops=1e21 frontier=fits"
+    words = "predict budget_flops=1e21 fits=fits"
     rows = say(f"{words} format=json").json["decisions"][0]["shapes"]
     best = min(rows, key=lambda row: row["excess"])
     out = say(words).out
@@ -256,7 +256,9 @@ def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
     obs.save(tmp_path / "runs.csv")
     told = say("fit observations=runs.csv out_dir=own approaches=[parametric] n_bootstrap=0").out
     assert "24 of 44 runs repeat data, up to 50 epochs" in told
-    words = "predict frontier=own budget_flops=1e22 unique_tokens=1e10 repeated_runs=own/observations.csv"
+    words = (
+        "predict fits=own budget_flops=1e22 unique_tokens=1e10 repeated_runs=own/observations.csv"
+    )
     answer = say(f"{words} format=json").json
     assert (answer["repeated"]["R_D"], answer["repeated"]["R_N"]) == pytest.approx((8, 3), rel=0.02)
     assert "the law itself to the 20 without repeated data" in answer["repeated"]["source"]
@@ -305,14 +307,14 @@ def test_without_approach_3_a_law_must_be_named(say, fits):
     N |= {"kind": "line", "names": ["the envelope"], "scores": [0.0], "members": [[log_k, a]]}
     record["recommended"] |= {"approach": "envelope", "L": None}
     path.write_text(json.dumps(record))
-    words = "predict budget_flops=1e20 frontier=fits"
+    words = "predict budget_flops=1e20 fits=fits"
     out = say(words).out
     assert out.strip().splitlines()[0].endswith("80% intervals, by approach 1 (envelope).")
     assert "warning: approach 3 (parametric) was refused (x): no." in out
     assert "No loss could be forecast. Give law=NAME" in out
     one_line(say(f"{words} unique_tokens=1e9"), 3, "give law=NAME")
     assert say(f"{words} law=hoffmann unique_tokens=1e9").code == 0
-    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no)")
+    one_line(say("design fits=fits budget_flops=1e22"), 3, "design needs approach 3", "(no)")
 
 
 def test_a_fit_that_was_refused_has_no_answer(say, fits):
@@ -322,9 +324,9 @@ def test_a_fit_that_was_refused_has_no_answer(say, fits):
     record["recommended"] = None
     path.write_text(json.dumps(record))
     for words in ("", " format=json", " target_loss=2.5"):
-        said = say(f"predict budget_flops=1e20 frontier=fits{words}")
+        said = say(f"predict budget_flops=1e20 fits=fits{words}")
         one_line(said, 3, "no approach has an answer", "approach 3 (parametric), x: no)")
         assert said.out == ""
-    said = say("predict budget_flops=1e20 frontier=fits law=hoffmann")
+    said = say("predict budget_flops=1e20 fits=fits law=hoffmann")
     assert said.code == 0
     assert "by law hoffmann (C = 6*N*D): N " in said.out.strip().splitlines()[0]

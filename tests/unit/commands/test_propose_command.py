@@ -19,7 +19,7 @@ def test_a_proposal_names_its_parts_and_its_grid_plans_the_same_runs(say, tmp_pa
         "The proposed 27 runs",
         "recipe=step_law: rows of 256 tokens",
         "Expected precision: of 80 sweeps",
-        "Next:\n  chinchilla sweep --config-dir mine grid=first recipe=step_law",
+        "Next:\n  chinchilla sweep mine/grid/first.yaml recipe=step_law",
     ):
         assert part in done.out
     again = say(

@@ -17,7 +17,7 @@ LAW = named_law("besiroglu")
 
 @pytest.fixture
 def prediction(say, fits):
-    said = say("predict budget_flops=1e21 frontier=fits preregister=true format=json")
+    said = say("predict budget_flops=1e21 fits=fits preregister=true format=json")
     return said.json["preregistered"]
 
 
@@ -106,7 +106,7 @@ def test_a_table_that_holds_fitted_runs_is_not_scored(say, prediction):
 
 def test_a_prediction_needs_the_runs_that_were_fitted(say, fits):
     (fits / "observations.csv").unlink()
-    said = say("predict budget_flops=1e21 frontier=fits preregister=true")
+    said = say("predict budget_flops=1e21 fits=fits preregister=true")
     one_line(said, 2, "observations.csv does not exist")
 
 
@@ -119,7 +119,7 @@ def test_a_changed_prediction_is_not_scored(say, prediction, tmp_path):
 
 
 def test_a_prediction_gets_its_own_file_and_keeps_it(say, fits):
-    words = "predict budget_flops=1e21 frontier=fits preregister=true preregister_file=mine.json"
+    words = "predict budget_flops=1e21 fits=fits preregister=true preregister_file=mine.json"
     assert say(words).code == 0
     one_line(say(words), 2, "mine.json exists", "never overwritten")
 

@@ -36,9 +36,9 @@ COMMANDS = {  # words -> number of tables
     "status sweep_dir=done watch=true": 1,
     "fit observations=fits/observations.csv out_dir=fits2 flop_convention=six_nd": 1,
     "diagnose fits=fits n_bootstrap=10": 0,
-    "predict frontier=fits budget_flops=[1e22,1e23] detail=true": 8,
+    "predict fits=fits budget_flops=[1e22,1e23] detail=true": 8,
     "predict law=muennighoff budget_flops=5.76e23 unique_tokens=1e11": 2,
-    "design frontier=fits budget_flops=1e22 n_runs=2": 1,
+    "design fits=fits budget_flops=1e22 n_runs=2": 1,
     "compare fits=[fits,code] out_dir=both": 3,
     "score prediction=prediction.json observations=came.csv": 1,
     "reproduce table2 points=fits/observations.csv n_bootstrap=20": 4,
@@ -69,7 +69,7 @@ def world(tmp_path_factory) -> Path:
                 f"fit observations={name}.csv out_dir={name} n_bootstrap=20 flop_convention=six_nd"
             )
             assert main(words.split()) == 0
-        words = "predict frontier=fits budget_flops=1e22 preregister=true preregister_file=prediction.json"
+        words = "predict fits=fits budget_flops=1e22 preregister=true preregister_file=prediction.json"
         assert main(words.split()) == 0
         N, D = 7e9, 1e22 / 6 / 7e9
         (folder / "came.csv").write_text(f"run_id,C,N,D,L\nthe_large_run,1e22,{N},{D},2.1\n")

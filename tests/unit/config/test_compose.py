@@ -9,16 +9,10 @@ from command_line import one_line
 from omegaconf import OmegaConf
 
 from chinchilla.config import COMMANDS, ModelConfig
-from chinchilla.config.compose import (
-    GROUPS,
-    _schemas,
-    choices,
-    compose,
-    config_dir,
-    groups_of,
-)
+from chinchilla.config.compose import _schemas, compose
 from chinchilla.config.execution import ClusterConfig, RuntimeConfig
 from chinchilla.config.groups import GridConfig, RecipeConfig
+from chinchilla.config.words import GROUPS, choices, config_dir, groups_of
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
@@ -36,9 +30,9 @@ GIVEN = {  # the values that only a person can give
     "fit": ["sweep_dir=s"],
     "report": ["sweep_dir=s"],
     "fetch": ["points=hoffmann", "out=x.csv"],
-    "compare": ["sweep_dirs=[a,b]", "out_dir=c"],
+    "compare": ["fits=[a,b]"],
     "predict": ["budget_flops=1e20"],
-    "design": ["frontier=f", "budget_flops=1e20"],
+    "design": ["fits=f", "budget_flops=1e20"],
     "score": ["prediction=p", "result=r"],
     "reproduce": ["table=table2", "points=x.csv"],
 }
@@ -234,9 +228,9 @@ def test_named_options_hold_no_defaults(group, defaults):
     ("command", "words", "message"),
     [
         ("plan", ["recipe.seed=1.5"], r"^recipe\.seed=1\.5 must be a whole number\.$"),
-        ("plan", ["grid.budgets=[1e12,many]"], r"must be a list such as \[1\.5,2\]\.$"),
-        ("sweep", ["cluster.resources=5"], r"cluster\.resources=\[5\] must be a list such as \[{name"),
-        ("fit", ["columns=5"], r"^columns=5 must be pairs, such as columns={A: B} or columns\.A=B\.$"),
+        ("plan", ["grid.budgets=[1e12,many]"], r"must be a list such as 1\.5,2\.$"),
+        ("sweep", ["cluster.resources=5"], r"cluster\.resources=\[5\] must be a list such as 'cluster\.resources=\[{name"),
+        ("fit", ["columns=5"], r"^columns=5 must be pairs, such as columns\.A=B or 'columns={A: B}'\.$"),
         ("status", ["watch=maybe", "sweep_dir=a"], r"^watch=maybe must be true or false\.$"),
         ("status", [], r"^sweep_dir is missing: give sweep_dir=VALUE\."),
         ("plan", ["grid.budgets=[1"], r"cannot be read as key=value\. Check its brackets"),

@@ -102,12 +102,11 @@ REFUSED = [
     (DataCommand, {"corpus": None, "validation_fraction": 1}, r"validation_fraction=1 must be above 0 and below 1"),
     (FitCommand, {}, "give one of sweep_dir=FOLDER .* or observations=FILE.csv"),
     (FitCommand, {"sweep_dir": "a", "observations": "b"}, "give one of sweep_dir=FOLDER"),
-    (FitCommand, {"observations": "b"}, "out_dir is missing"),
     (FitCommand, {"sweep_dir": "a", "loss": "val"}, "loss='val': choose one of train, validation"),
     (FitCommand, {"sweep_dir": "a", "approaches": ["3"]}, "approaches='3': choose one of envelope"),
     (FitCommand, {"sweep_dir": "a", "huber_delta": 0}, "huber_delta=0 must be above 0"),
     (PredictCommand, {"budget_flops": [1e18, -1]}, "budget_flops=-1 must be at least 1000"),
-    (ReportCommand, {}, "give sweep_dir=FOLDER .* or fits=FOLDER"),
+    (ReportCommand, {}, "give fits=FOLDER"),
 ]  # fmt: skip
 
 

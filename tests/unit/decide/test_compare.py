@@ -232,7 +232,7 @@ def keep_sweep(folder: Path, fitted: Side, bytes_per_token: float) -> None:
 def test_two_sweeps_are_compared_in_bits_per_byte(say, sides, tmp_path):
     keep_sweep(tmp_path / "runs" / "prose", sides[0], 2.0)
     keep_sweep(tmp_path / "runs" / "code", sides[1], 1.5)
-    code, out, _ = say("compare sweep_dirs=[runs/prose,runs/code] out_dir=both")
+    code, out, _ = say("compare fits=[runs/prose,runs/code] out_dir=both")
     assert code == 0
     assert "paper, GitHub" in out
     assert "wrote both/compare.json and both/figures/compare_isoflop_curves.png" in out
@@ -287,20 +287,25 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("sweep_dirs=[a]", "2 to 4 corpora and is given 1"),
-        ("sweep_dirs=[a,b,c,d,e]", "is given 5"),
-        ("sweep_dirs=[a,./a]", "two are the same"),
-        ("sweep_dirs=[a,b] names=[x]", "names=[x] has 1 names for 2 corpora"),
-        ("sweep_dirs=[a,b] names=[x,x]", "has a name twice"),
-        ("sweep_dirs=[a,b]", "a/fits does not exist"),
-        ("fits=[a,b]", "a does not exist"),
-        ("sweep_dirs=[a,b] format=xml", "format"),
+        ("fits=[a]", "2 to 4 corpora and is given 1"),
+        ("fits=[a,b,c,d,e]", "is given 5"),
+        ("fits=[a,b] names=[x]", "names=[x] has 1 names for 2 corpora"),
+        ("fits=[a,b] names=[x,x]", "has a name twice"),
+        ("fits=[a,b]", "fits=a does not exist"),
+        ("fits=[a,b] format=xml", "format"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_one_line(say, words, part):
     code, _, err = say(f"compare {words} out_dir=both")
     assert (code, err.count("\n")) == (2, 1), err
     assert part in err
+
+
+def test_the_same_fits_twice_are_refused_by_any_name(say, sides, tmp_path):
+    keep(tmp_path / "a", sides[0])
+    code, _, err = say("compare a a/frontier.json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a, a/frontier.json: two are the same" in err
 
 
 def test_two_kinds_of_loss_are_refused_before_anything_is_written(say, sides, tmp_path):

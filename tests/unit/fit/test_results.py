@@ -128,10 +128,10 @@ def test_an_edit_of_settings_or_details_does_not_change_predictions(
     edited, folder, capsys, path, value
 ):
     words = ["budget_flops=1e23", "format=json"]
-    assert cli.main(["predict", f"frontier={folder}", *words]) == 0
+    assert cli.main(["predict", f"fits={folder}", *words]) == 0
     whole = json.loads(capsys.readouterr().out)
     there = edited(path, value)
-    assert cli.main(["predict", f"frontier={there}", *words]) == 0
+    assert cli.main(["predict", f"fits={there}", *words]) == 0
     again = json.loads(capsys.readouterr().out.replace(str(there), str(folder)))
     assert again == whole
     if path[-1] == "budgets" or path[:2] == ("approaches", "envelope"):  # seconds each

@@ -277,7 +277,9 @@ def test_an_invalid_line_of_a_plan_is_reported_with_its_number(tmp_path, spec):
 
 
 def test_a_missing_plan_is_reported_with_the_command_that_writes_it(tmp_path):
-    with pytest.raises(InputError, match=r"plan .*plan.jsonl cannot be read .*`chinchilla sweep`"):
+    with pytest.raises(
+        InputError, match=r"is not the folder of a sweep: it has no plan.jsonl.*`chinchilla sweep`"
+    ):
         load_plan(tmp_path / "plan.jsonl")
 
 

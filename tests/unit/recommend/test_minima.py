@@ -99,7 +99,7 @@ def test_fit_prints_the_answer_and_predict_repeats_it_from_the_file(say):
     assert fits.of_minima
     assert fits.data["C"] == pytest.approx([1e18, 3e20])
     assert [fits.data[k] for k in ("n_runs", "N", "D", "tokens_per_param")] == [6, None, None, None]
-    code, again, _ = say("predict frontier=fits budget_flops=3e21")
+    code, again, _ = say("predict fits=fits budget_flops=3e21")
     assert code == 0
     assert again.splitlines()[0] in out.splitlines()
 
@@ -107,7 +107,7 @@ def test_fit_prints_the_answer_and_predict_repeats_it_from_the_file(say):
 def test_losses_without_sizes_are_answered_by_a_loss_alone(say):
     _, out, _ = say("fit minima=losses.csv out_dir=fits")
     assert "\nC = 3e+21 FLOPs: loss 2.49" in out
-    code, out, _ = say("predict frontier=fits/frontier.json budget_flops=[1e21,1e22] format=json")
+    code, out, _ = say("predict fits=fits/frontier.json budget_flops=[1e21,1e22] format=json")
     told = json.loads(out)
     assert code == 0
     assert told["recommended"]["N"] is None
@@ -122,11 +122,11 @@ def test_losses_without_sizes_are_answered_by_a_loss_alone(say):
     "words",
     [
         "diagnose fits=fits",
-        "design frontier=fits budget_flops=1e22 spend=1e20",
+        "design fits=fits budget_flops=1e22 spend=1e20",
         "report fits=fits",
         "compare fits=[fits,others] out_dir=compared",
-        "predict frontier=fits target_loss=2.5",
-        "predict frontier=fits budget_flops=1e21 preregister=true",
+        "predict fits=fits target_loss=2.5",
+        "predict fits=fits budget_flops=1e21 preregister=true",
     ],
 )
 def test_commands_that_need_runs_or_a_law_say_why_they_have_none(say, words):

@@ -76,7 +76,7 @@ def test_a_law_that_misses_its_runs_is_reported(observe, law):
     warnings = fit_parametric(observe(N, ratio * N, L), n_bootstrap=0).warnings
     (message,) = [text for text in warnings if "the law fits these runs badly" in text]
     assert "share one data set, tokenizer, recipe and loss" in message
-    assert "tokens_per_param=[LOW,HIGH]" in message
+    assert "tokens_per_param=LOW,HIGH" in message
 
 
 @pytest.fixture
