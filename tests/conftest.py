@@ -1,6 +1,7 @@
 """Settings that hold for every test."""
 
 import gc
+import os
 import signal
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 def pytest_configure() -> None:
     """Restore default signal handlers: a background job ignores SIGINT, and `nohup` SIGHUP.
 
-    Programs that the tests start would inherit that.
+    Programs that the tests start would inherit that. The width of the output is that without a
+    terminal, whatever COLUMNS says.
     """
+    os.environ.pop("COLUMNS", None)
     for signum, handler in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),

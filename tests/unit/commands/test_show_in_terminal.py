@@ -69,7 +69,9 @@ def world(tmp_path_factory) -> Path:
                 f"fit observations={name}.csv out_dir={name} n_bootstrap=20 flop_convention=six_nd"
             )
             assert main(words.split()) == 0
-        words = "predict fits=fits budget_flops=1e22 preregister=true preregister_file=prediction.json"
+        words = (
+            "predict fits=fits budget_flops=1e22 preregister=true preregister_file=prediction.json"
+        )
         assert main(words.split()) == 0
         N, D = 7e9, 1e22 / 6 / 7e9
         (folder / "came.csv").write_text(f"run_id,C,N,D,L\nthe_large_run,1e22,{N},{D},2.1\n")

@@ -197,7 +197,7 @@ def test_plan_sweep_and_train_have_the_same_defaults(tmp_path, words):
     train = compose("train", [])
     assert plan.grid == sweep.grid
     assert plan.recipe == sweep.recipe == train.recipe
-    assert plan.recipe == dataclasses.replace(RecipeConfig(), lr_width_exponent=0.2041)
+    assert plan.recipe == RecipeConfig(name="paper", lr_width_exponent=0.2041)
     assert sweep.runtime == train.runtime == RuntimeConfig()
     for cluster in (plan.cluster, sweep.cluster, train.cluster):
         assert [getattr(cluster, name) for name in DEVICE] == [
