@@ -22,6 +22,7 @@ from chinchilla.config.sweep import (
     RetryCommand,
     StatusCommand,
     SyncCommand,
+    WorkerCommand,
 )
 from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, type] = {
     "plan": PlanCommand,
     "sweep": SweepCommand,
     "train": TrainCommand,
+    "worker": WorkerCommand,
     "status": StatusCommand,
     "logs": LogsCommand,
     "retry": RetryCommand,

@@ -17,7 +17,11 @@ from chinchilla.config import COMMANDS
 from chinchilla.config.setting import Setting, settings_of
 from chinchilla.core.errors import InputError, nearest
 
-POSITIONAL = {"reproduce": "table", "data": "action"}  # key of a bare first word
+POSITIONAL = {
+    "reproduce": "table",
+    "data": "action",
+    "worker": "sweep_dir",
+}  # key of a bare first word
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime")
 
 
@@ -46,7 +50,7 @@ def compose(command: str, words: Sequence[str]) -> Any:
 def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """What Hydra composes for a command, as a DictConfig, and the named option of each group."""
     words = list(words)
-    if words and command in POSITIONAL and re.fullmatch(r"\w+", words[0]):
+    if words and command in POSITIONAL and re.fullmatch(r"[^-=][^=]*", words[0]):
         words[0] = f"{POSITIONAL[command]}={words[0]}"
     words, folder = _split_config_dir(words)
     overrides = [_override(command, word, folder) for word in words]
@@ -176,12 +180,12 @@ def _override(command: str, word: str, folder: Path | None) -> str:
             )
         # Quoted, as Hydra would read a file called nan or 7 as a number.
         return f"{key}={_quoted(value)}"
-    top = settings.get(key.partition(".")[0])
-    if top and top.type is dict:  # + because its keys are not in the schema
-        if key == top.key and not value.startswith("{"):
+    of_pairs = (s for s in settings.values() if s.type is dict)
+    if pairs := next((s for s in of_pairs if f"{key}.".startswith(f"{s.key}.")), None):
+        if key == pairs.key and not value.startswith("{"):
             raise InputError(f"{word} must be pairs, such as {key}={{A: B}} or {key}.A=B.")
-        as_is = key == top.key or value[:1] in ("'", '"')
-        return f"+{key}={value if as_is else _quoted(value)}"
+        as_is = key == pairs.key or value[:1] in ("'", '"')
+        return f"+{key}={value if as_is else _quoted(value)}"  # its keys are not in the schema
     if key not in settings:
         raise InputError(
             f"{command} has no key {key!r}.{nearest(key, [*settings, *groups])} "
@@ -197,8 +201,13 @@ def _hydra_value(setting: Setting, value: str) -> str:
     if setting.type is int and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
         number = Decimal(value)
         return str(int(number)) if number == int(number) else value
-    if setting.type is list and value and not value.startswith("["):
-        return f"[{value}]"
+    if setting.type is list and value:
+        value = value if value.startswith("[") else f"[{value}]"
+        if setting.element is str and not re.search(r"['\"\\{}]", value) and value.endswith("]"):
+            words = (word.strip() for word in value[1:-1].split(",")) if value != "[]" else ()
+            plain = re.compile(r"[\w./:@%+ -]*", re.ASCII)
+            value = f"[{','.join(w if plain.fullmatch(w) else _quoted(w) for w in words)}]"
+        return value
     if setting.type is str and re.search(r"[^\w./:@%+ -]", value, re.ASCII):
         return value if value[0] in "'\"$" else _quoted(value)
     return value

@@ -30,7 +30,7 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.preflight import check_data
+from chinchilla.sweep.preflight import DeviceError, check_machine
 from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
@@ -75,7 +75,7 @@ def work(
     try:
         try:
             with ranks.raise_together():
-                check_data(sweep_dir, data_dir, only)
+                check_machine(sweep_dir, data_dir, runtime.device, only)
         except Exception as error:
             raise ranks.failure(error) from None
         if ranks.rank:
@@ -88,7 +88,7 @@ def work(
         return EXIT_AGAIN if ranks.broken else EXIT_FAILED
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
-        return EXIT_FAILED if isinstance(error, DataError) else 2
+        return EXIT_FAILED if isinstance(error, DataError | DeviceError) else 2
     finally:
         ranks.close()
 

@@ -35,6 +35,7 @@ GIVEN = {  # the values that only a person can give
     "cancel": ["sweep_dir=s"],
     "fit": ["sweep_dir=s"],
     "report": ["sweep_dir=s"],
+    "worker": ["s"],
     "fetch": ["points=hoffmann", "out=x.csv"],
     "compare": ["sweep_dirs=[a,b]", "out_dir=c"],
     "predict": ["budget_flops=1e20"],

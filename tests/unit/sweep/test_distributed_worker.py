@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ranks_world
-from sweep_fakes import wait_until
+from sweep_fakes import planted, wait_until
 
 from chinchilla.config import (
     ClusterConfig,
@@ -21,6 +21,7 @@ from chinchilla.config import (
     RuntimeConfig,
     SweepCommand,
     TokenizerConfig,
+    WorkerCommand,
 )
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
@@ -31,8 +32,9 @@ from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
+from chinchilla.sweep.local_pool import WORKER
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
-from chinchilla.sweep.worker import main
+from chinchilla.sweep.worker import run_worker
 from chinchilla.train.distributed import PeerError, join, slurm_settings
 
 
@@ -68,7 +70,8 @@ def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[Run
 
 
 def as_rank(folder: Path, data_dirs: list[Path]) -> None:
-    main([str(folder), str(data_dirs[int(os.environ["RANK"])]), "--threads=1"])
+    data_dir = str(data_dirs[int(os.environ["RANK"])])
+    run_worker(WorkerCommand(sweep_dir=str(folder), data_dir=data_dir, threads=1))
 
 
 def run_ranks(folder: Path, *data_dirs: Path) -> tuple[list[int | None], list[str]]:
@@ -81,10 +84,10 @@ def run_ranks(folder: Path, *data_dirs: Path) -> tuple[list[int | None], list[st
 def start(folder: Path, data_dir: Path) -> list[subprocess.Popen[str]]:
     """Two ranks as torchrun starts them."""
     port = ranks_world.free_port()
-    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads=1"]
+    command = [*WORKER, f"sweep_dir={folder}", f"data_dir={data_dir}", "threads=1"]
     return [
         subprocess.Popen(
-            [*command, str(folder), str(data_dir)],
+            command,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "RANK": str(i), "WORLD_SIZE": "2", "LOCAL_RANK": str(i),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -193,7 +196,7 @@ def test_slurm_sets_the_rank_and_each_start_has_its_own_port():
 def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
     return SweepCommand(
         grid=GridConfig(budgets=[1e12], models=["64x2"]),
-        cluster=ClusterConfig(kind="torchrun", ranks_per_node=2, **cluster),
+        cluster=ClusterConfig(kind="manual", ranks_per_node=2, **cluster),
         runtime=RuntimeConfig(device="cpu", validation_tokens=256, validation_evals=2),
         format="json",
     )
@@ -211,8 +214,12 @@ def test_the_command_printed_for_torchrun_trains_the_prepared_sweep(
     assert not list(sweep.glob("runs/*/claim-*.json")), "nothing was started"
     program, *words = shlex.split(output["command"])
     assert program == "torchrun"
-    command = [sys.executable, "-m", "torch.distributed.run", *words]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    programs = Path(sys.executable).parent
+    run = subprocess.run(
+        [str(programs / program), *words], capture_output=True, text=True, timeout=240,
+        cwd=planted(tmp_path / "planted"),
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert {RunResult.load(run_dir_of(sweep, s)).status for s in specs} == {"finished"}
     assert launch(asked, specs, sweep, data_dir) == 0
