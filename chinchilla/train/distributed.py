@@ -26,6 +26,7 @@ from chinchilla.train.device import pick_device
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
 COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
+SILENT_SECONDS = 30.0  # without a heartbeat; then a rank counts as dead
 REPORT_SECONDS = 2.0  # to write the cause of a failure into the store, or read it from there
 CLOSE_SECONDS = 20.0  # at the regular end: for all ranks to leave
 FIRST_PORT, N_PORTS = 20_000, 12_000  # below the usual range of outgoing connections
@@ -180,6 +181,45 @@ class RankGroup:
         host = f" on {self.hosts[rank]}" if self.hosts else ""
         return f"rank {rank} of {self.world_size}{host}: {text}"
 
+    # Heartbeats, from a thread of each rank (`sweep.rank_watch`)
+
+    def observer(self) -> "RankGroup":
+        """This group with a connection to the store of its own, for another thread."""
+        observer = RankGroup(
+            self.rank, self.world_size, self.device, self._store.clone(), self.shards
+        )
+        observer.hosts = self.hosts
+        return observer
+
+    def heartbeat(self, seen: dict[int, tuple[Any, float]]) -> str:
+        """Report that this rank is alive, and check the others: rank 0 all of them, they rank 0.
+
+        Args:
+            seen: last heartbeat of each rank and the time when it changed; updated.
+
+        Returns:
+            Why the ranks cannot continue; empty if they can.
+
+        Raises:
+            PeerError: the store does not answer.
+        """
+        self._set(f"alive/{self.rank}", time.time())
+        if self._has("left"):
+            return str(self._find_cause("another rank has ended"))
+        if self._has("lost"):
+            return str(self._get("lost", 0, 0.0))
+        now = time.monotonic()
+        for i in range(self.world_size) if self.rank == 0 else (0,):
+            key = f"alive/{i}"
+            value = self._get(key, i, 0.0) if self._has(key) else None
+            if i not in seen or seen[i][0] != value:
+                seen[i] = value, now
+            if now - seen[i][1] > SILENT_SECONDS:
+                reason = self._describe(i, f"no heartbeat for {SILENT_SECONDS:g} s")
+                self._set("lost", reason)
+                return reason
+        return ""
+
     # Failing and leaving
 
     def failure(self, error: Exception) -> Exception:
@@ -288,7 +328,8 @@ def join(
     except (PeerError, RuntimeError) as error:
         raise PeerError(
             f"rank {rank} of {world_size} could not connect to the others at {address} within "
-            f"{seconds:g} s: {error_summary(error)}"
+            f"{seconds:g} s: {error_summary(error).rstrip('.')}. If the nodes have several networks, set "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface that connects them, such as eth0."
         ) from None
     copies = world_size // shards
     shape, names = ((shards,), ("shard",)) if copies == 1 else ((copies, shards), ("copy", "shard"))

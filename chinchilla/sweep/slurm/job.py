@@ -66,6 +66,7 @@ def _run_rank(job: JobArray, folder: Path) -> int:
 
     limit_threads(job.threads)
     requeued: list[bool] = []
+    is_first = not int(os.environ["SLURM_PROCID"])
     with stop_on_signals() as stop:
         code = work(
             Path(job.sweep_dir),
@@ -76,8 +77,9 @@ def _run_rank(job: JobArray, folder: Path) -> int:
             # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then
             # write files.
             on_lost=lambda: requeued.append(_requeue_now(job, folder)),
+            lost_code=EXIT_AGAIN if is_first else EXIT_OK,
         )
-        if int(os.environ["SLURM_PROCID"]):
+        if not is_first:
             # Always 0: after another code, srun would kill rank 0 before it has recorded the cause
             # and requeued the job.
             return 0

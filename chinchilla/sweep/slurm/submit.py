@@ -250,7 +250,7 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     options = {k: v for k, v in sbatch_options(cluster.sbatch).items() if v not in (None, False)}
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
-    log = f"{folder}".replace("%", "%%") + f"/{job}_%t_log.out"
+    log = f"{folder}".replace("%", "%%") + f"/{job}"
     gpus = None if _GPU_OPTIONS.intersection(options) else cluster.gpus_per_node or None
     executor = submitit.SlurmExecutor(folder="unused")
     executor.update_parameters(
@@ -279,11 +279,11 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
         ],
         stderr_to_stdout=True,
         wckey=None,
-        additional_parameters={"output": log.replace("%t", "0"), "requeue": True, **options},
+        additional_parameters={"output": f"{log}_0_log.out", "requeue": True, **options},
     )
     if array.n_jobs > 1:
         executor.parameters |= {"map_count": array.n_jobs, "array_parallelism": array.n_jobs}
-    srun = ["srun", "--unbuffered", "--output", log, "--kill-on-bad-exit=1"]
+    srun = ["srun", "--unbuffered", "--output", f"{log}_%t_log.out", "--kill-on-bad-exit=1"]
     srun += [f"--cpus-per-task={cluster.cpus_per_task}", *cluster.srun]
     python = cluster.python or shlex.quote(sys.executable)
     program = ["-P", "-u", "-m", JOB, str(folder)]

@@ -178,6 +178,7 @@ def test_a_missing_rank_is_reported_in_one_line():
                 "MASTER_PORT": str(port)}  # fmt: skip
     with pytest.raises(PeerError) as error:
         join("cpu", 0, 1.0, settings)
+    assert "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface" in str(error.value)
     assert "rank 0 of 2 could not connect to the others at 127.0.0.1" in str(error.value)
     assert "rank 1 of 2: no answer within" in str(error.value)
     assert "\n" not in str(error.value)

@@ -102,7 +102,7 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
 
     monkeypatch.setattr(distributed, "slurm_settings", lambda environment: {})
     monkeypatch.setattr(
-        distributed_worker, "work", lambda s, d, stop, *a, on_lost: work(stop, on_lost)
+        distributed_worker, "work", lambda s, d, stop, *a, on_lost, lost_code: work(stop, on_lost)
     )
     return job._run_rank(job_array(sweep_dir, n_ranks=2), sweep_dir)
 
