@@ -133,6 +133,21 @@ def test_the_loops_of_a_shell_train_every_run_once(tmp_path: Path, example: int)
     assert len(list(tmp_path.glob("stopped-*"))) == (3 if example else 0)
 
 
+def test_the_enroot_file_passes_the_variables_of_slurm_on():
+    page = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"^```bash\n(.*?)^```$", page, re.M | re.S)
+    env = {
+        "PATH": os.environ["PATH"],
+        "SLURM_JOB_ID": "41",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HOME": "/",
+    }
+    command = ["bash", "-c", f"{text}\nenviron; mounts"]
+    out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[:-1] == ["SLURM_JOB_ID=41", "CUDA_VISIBLE_DEVICES=0"]
+    assert out.splitlines()[-1] == "/shared /shared none x-create=dir,bind"
+
+
 def test_the_settings_of_containers_in_the_slurm_page_are_read():
     page = (ROOT / "slurm" / "README.md").read_text(encoding="utf-8")
     blocks = [

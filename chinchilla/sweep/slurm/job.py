@@ -162,6 +162,11 @@ def main() -> int:
     """Run the job of the folder given on the command line."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     try:
+        if "SLURM_JOB_ID" not in os.environ:
+            raise InputError(
+                "SLURM_JOB_ID is not set. A container in which a job runs must receive its variables "
+                "SLURM_* and CUDA_* (slurm/README.md)."
+            )
         code = run_job(Path(sys.argv[1]))
         if "torch" in sys.modules:  # the job is one worker of several ranks
             from chinchilla.sweep.distributed_worker import leave

@@ -148,3 +148,15 @@ def test_a_job_that_cannot_train_here_is_not_requeued(
     calls = answers(monkeypatch, "RUNNING")
     assert rank_zero(monkeypatch, tmp_path, lambda stop, on_lost: 1) == 1
     assert calls == []
+
+
+def test_a_job_without_the_variables_of_slurm_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """As in a container that receives no environment."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(job.sys, "argv", ["job", str(tmp_path)])
+    assert job.main() == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("chinchilla: SLURM_JOB_ID is not set. A container ")
+    assert printed.count("\n") == 1
