@@ -110,6 +110,11 @@ def recorded_data_dir(sweep_dir: Path) -> Path:
 
 
 def _read_runtime(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: no sweep has been prepared there. `chinchilla sweep cluster=manual` "
+            "prepares one, and starts nothing."
+        )
     value = read_json(path, "runtime settings")
     if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
         raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
