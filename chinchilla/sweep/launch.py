@@ -63,8 +63,8 @@ def launch(
 
     Returns:
         Exit code: 0 if every run has ended and none failed (or jobs were submitted to Slurm, or the
-        folder was prepared for workers that are started by hand); 1 if runs failed, or are left because workers failed; 75 if
-        runs are left because this launcher was stopped or other workers train them.
+        folder was prepared for workers that are started by hand); 1 if runs failed, or are left because
+        workers failed; 75 if runs are left because this launcher was stopped or other workers train them.
 
     Raises:
         InputError: the folder holds another sweep or files of another version; Slurm or the device

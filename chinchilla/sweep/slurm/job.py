@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, one_line
@@ -28,6 +29,8 @@ from chinchilla.sweep.run_files import missing_specs
 from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals
 from chinchilla.sweep.slurm.queue import JobArray, SlurmError, run_slurm
 from chinchilla.sweep.slurm.unstarted import started_file
+
+FIRST_PORT, N_PORTS = 20_000, 12_000  # of rank 0; below the usual range of outgoing connections
 
 
 def run_job(folder: Path) -> int:
@@ -62,7 +65,6 @@ def _run_rank(job: JobArray, folder: Path) -> int:
     """Run this task's rank of a distributed worker; returns the exit code."""
     # Imports torch, which jobs that only start workers do not need.
     from chinchilla.sweep.distributed_worker import work
-    from chinchilla.train.distributed import slurm_settings
 
     limit_threads(job.threads)
     requeued: list[bool] = []
@@ -92,6 +94,25 @@ def _run_rank(job: JobArray, folder: Path) -> int:
         if again and missing_specs(Path(job.sweep_dir), job.selection):
             return requeue(folder, stop)
     return EXIT_OK if code == EXIT_AGAIN else code
+
+
+def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """torchrun's variables from those of srun."""
+    job, start = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_RESTART_COUNT", 0))
+    host = "127.0.0.1"
+    if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
+        nodes = environment["SLURM_JOB_NODELIST"]
+        host = run_slurm(
+            "scontrol", "show", "hostnames", nodes, hint="so no rank can start."
+        ).split()[0]
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_NTASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": host,
+        # Another port after each restart: a killed process may still hold the old one.
+        "MASTER_PORT": str(FIRST_PORT + (13 * job + start) % N_PORTS),
+    }
 
 
 def job_name() -> str:

@@ -247,7 +247,8 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     import submitit
 
     suffix = "" if array.job_class == "all" else f"-{array.job_class}"
-    options = {k: v for k, v in sbatch_options(cluster.sbatch).items() if v not in (None, False)}
+    options = sbatch_options(cluster.sbatch)
+    options = {k: v for k, v in options.items() if v is not None and v is not False}
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
     log = f"{folder}".replace("%", "%%") + f"/{job}"

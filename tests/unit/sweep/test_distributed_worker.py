@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.local_pool import WORKER
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
+from chinchilla.sweep.slurm.job import slurm_settings
 from chinchilla.sweep.worker import run_worker
-from chinchilla.train.distributed import PeerError, join, slurm_settings
+from chinchilla.train.distributed import PeerError, join
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,25 @@ def test_a_missing_rank_is_reported_in_one_line():
     assert "rank 0 of 2 could not connect to the others at 127.0.0.1" in str(error.value)
     assert "rank 1 of 2: no answer within" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def joins(out: Path, broken: int) -> None:
+    """Join as a rank; the rank `broken` is asked for a GPU, and this machine has none."""
+    try:
+        join("cuda" if os.environ["RANK"] == str(broken) else "cpu", seconds=30.0)
+    except (InputError, PeerError) as error:
+        print(f"{type(error).__name__}: {error}")
+
+
+def test_a_rank_without_a_device_ends_the_others_at_once(tmp_path: Path):
+    out = tmp_path / "out"
+    began = time.monotonic()
+    assert ranks_world.end(ranks_world.start(2, out, joins, out, 1)) == [0, 0]
+    assert time.monotonic() - began < 25
+    first, second = ((out / f"rank-{i}.txt").read_text() for i in range(2))
+    assert "InputError: runtime.device=cuda: this machine has 0 CUDA devices" in second
+    assert first.startswith("PeerError: rank 1 of 2 on ")
+    assert ": runtime.device=cuda: this machine has 0 CUDA devices" in first
 
 
 def test_slurm_sets_the_rank_and_each_start_has_its_own_port():

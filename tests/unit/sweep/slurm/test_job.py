@@ -98,9 +98,8 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
 def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     """Exit code of rank 0 in a job of two ranks, with `work(stop, on_lost)` in place of the worker."""
     from chinchilla.sweep import distributed_worker
-    from chinchilla.train import distributed
 
-    monkeypatch.setattr(distributed, "slurm_settings", lambda environment: {})
+    monkeypatch.setattr(job, "slurm_settings", lambda environment: {})
     monkeypatch.setattr(
         distributed_worker, "work", lambda s, d, stop, *a, on_lost, lost_code: work(stop, on_lost)
     )

@@ -37,13 +37,13 @@ def srun_words(text: str) -> list[str]:
 def test_any_option_of_sbatch_is_passed_on(tmp_path: Path, fake: FakeSlurm):
     options = {
         "gres": "gpu:h100:2", "exclude": "n[1-3,7]", "mail_type": "FAIL", "exclusive": True,
-        "nice": 100, "reservation": None, "spread-job": False,
+        "nice": 0, "reservation": None, "spread-job": False,
     }  # fmt: skip
     found = sbatch_lines(script(fake, tmp_path / "s", sbatch=options, gpus_per_node=2))
     assert found["--gres"] == "gpu:h100:2"
     assert "--gpus-per-node" not in found, "gres replaces it"
     assert found["--exclude"] == "n[1-3,7]"
-    assert (found["--mail-type"], found["--exclusive"], found["--nice"]) == ("FAIL", "", "100")
+    assert (found["--mail-type"], found["--exclusive"], found["--nice"]) == ("FAIL", "", "0")
     assert not {"--reservation", "--spread-job"} & set(found)
     found = sbatch_lines(script(fake, tmp_path / "t", sbatch={"mem-per-cpu": "4G"}))
     assert found["--mem-per-cpu"] == "4G"
