@@ -16,7 +16,7 @@ MODULES = {  # module of this package -> its commands
     "predict": ("predict",),
     "reproduce": ("fetch", "reproduce"),
     "score": ("score",),
-    "sweep": ("sweep", "status", "logs", "retry", "cancel"),
+    "sweep": ("sweep", "worker", "status", "logs", "retry", "cancel"),
     "sync": ("sync",),
     "train": ("train",),
 }

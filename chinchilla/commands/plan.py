@@ -188,16 +188,24 @@ def _check_tokens(specs: list[RunSpec], tokens: "TokenData", epochs: float) -> N
 def chosen_precision(
     recipe: config.RecipeConfig, cluster: config.ClusterConfig, device: str
 ) -> str:
-    """The recipe's precision; auto is bf16 if a GPU will train, fp32 on a CPU."""
+    """The recipe's precision; auto is bf16 if a GPU will train, fp32 on a CPU.
+
+    The device of the job decides: for Slurm and manual the settings, for local and debug this machine.
+    """
     if recipe.precision != "auto":
         return recipe.precision
-    has_gpu = (
-        Path("/dev/nvidia0").exists()
-        and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-        and not metadata.version("torch").endswith("+cpu")
-    )
-    on_gpu = has_gpu or (cluster.kind == "slurm" and cluster.gpus_per_node > 0)
-    return "bf16" if on_gpu and device != "cpu" else "fp32"
+    if device == "auto" and cluster.kind in ("slurm", "manual"):
+        n_gpus = [r.gpus_per_node for r in cluster.resources] or [None]
+        on_gpu = any((cluster.gpus_per_node if n is None else n) > 0 for n in n_gpus)
+    elif device == "auto":
+        on_gpu = (
+            Path("/dev/nvidia0").exists()
+            and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+            and not metadata.version("torch").endswith("+cpu")
+        )
+    else:
+        on_gpu = device != "cpu"
+    return "bf16" if on_gpu else "fp32"
 
 
 def derived(s: RunSpec) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands sweep, status, logs, retry and cancel."""
+"""The commands sweep, worker, status, logs, retry and cancel."""
 
 import dataclasses
 import os
@@ -136,9 +136,17 @@ def _bytes(n: float) -> str:
     return f"{n / size:.3g} {unit}"
 
 
+def worker(command: config.WorkerCommand) -> int:
+    """Train runs of a prepared sweep until none can be claimed."""
+    from chinchilla.sweep.worker import run_worker
+
+    return run_worker(command)
+
+
 def status(command: config.StatusCommand) -> int:
     """Show the status of a sweep."""
-    from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
+    from chinchilla.sweep.slurm.unstarted import unstarted_lines
+    from chinchilla.sweep.view.jobs import jobs_in_queue, queue_line
     from chinchilla.sweep.view.live import watch
     from chinchilla.sweep.view.status import status_table, summary_line, sweep_status
 
@@ -152,7 +160,8 @@ def status(command: config.StatusCommand) -> int:
         return watch(sweep_dir, command.interval_seconds, as_json=as_json)
     print_message(summary_line(current))
     if queue is not None:
-        print_message(queue_line(queue))
+        for line in (queue_line(queue), *unstarted_lines(queue["unstarted"])):
+            print_message(line)
     return 0
 
 

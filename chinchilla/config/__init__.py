@@ -23,6 +23,7 @@ from chinchilla.config.sweep import (
     RetryCommand,
     StatusCommand,
     SyncCommand,
+    WorkerCommand,
 )
 from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Config]] = {
     "plan": PlanCommand,
     "sweep": SweepCommand,
     "train": TrainCommand,
+    "worker": WorkerCommand,
     "status": StatusCommand,
     "logs": LogsCommand,
     "retry": RetryCommand,

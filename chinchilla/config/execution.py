@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.config.setting import REQUIRED, Config, setting
+from chinchilla.config.slurm_options import check_python, check_sbatch, check_srun
 from chinchilla.core.errors import InputError
 
 MFU_HELP = "Expected model FLOPs utilisation, the share of peak_flops that is used."
 SHARE: dict[str, Any] = {"above": 0, "at_most": 1, "hint": "Give 0.4 for 40%."}
-SLURM_OR_TORCHRUN = "Slurm and torchrun:"
+SLURM_OR_MANUAL = "Slurm and manual:"
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,13 @@ class ResourceConfig(Config):
     account: str | None = setting(None, "Slurm account.")
     qos: str | None = setting(None, "Slurm QOS.")
     constraint: str | None = setting(None, "Node features.")
+    sbatch: dict[str, Any] | None = setting(
+        None, "More options of sbatch, added to those of the cluster.", check=check_sbatch
+    )
+    srun: list[str] | None = setting(None, "Arguments of srun.", check=check_srun)
+    python: str | None = setting(
+        None, "Python interpreter, or a command that starts one.", check=check_python
+    )
     peak_flops: float | None = setting(None, "Peak of one device.", unit="FLOP/s")
     mfu: float | None = setting(None, MFU_HELP, **SHARE, optional=True)
     gpu_memory_gb: float | None = setting(
@@ -52,8 +60,8 @@ class ClusterConfig(Config, prefix="cluster."):
 
     kind: str = setting(
         "local",
-        "debug: in this process. local: processes on this machine. torchrun: prints the command.",
-        choices=("debug", "local", "slurm", "torchrun"),
+        "debug: in this process. local: processes on this machine. manual: prints the worker's command.",
+        choices=("debug", "local", "slurm", "manual"),
     )
     n_workers: int = setting(
         0,
@@ -84,18 +92,29 @@ class ClusterConfig(Config, prefix="cluster."):
         at_least=0,
     )
     timeout_min: int = setting(240, "Slurm: time limit of one job.", unit="minutes", above=0)
-    nodes: int = setting(1, f"{SLURM_OR_TORCHRUN} nodes of one job.", above=0)
+    nodes: int = setting(1, f"{SLURM_OR_MANUAL} nodes of one job.", above=0)
     ranks_per_node: int = setting(
         1,
-        f"{SLURM_OR_TORCHRUN} ranks of a run on each node; 1 on 1 node = one worker per GPU.",
+        f"{SLURM_OR_MANUAL} ranks of a run on each node; 1 on 1 node = one worker per GPU.",
         above=0,
     )
     cpus_per_task: int = setting(8, "Slurm: cores of one job, or of each rank of a job.")
     gpus_per_node: int = setting(
-        1, "Slurm: GPUs of one job on each node; 0 = CPU only.", at_least=0
+        1, f"{SLURM_OR_MANUAL} GPUs of one job on each node; 0 = CPU only.", at_least=0
     )
     host_memory_gb: int = setting(64, "Slurm: host memory of one job on each node.", unit="GB")
     setup_lines: list[str] = setting([], "Slurm: shell lines to run before Python starts.")
+    sbatch: dict[str, Any] = setting(
+        {}, "Slurm: more options of sbatch, such as {gres: 'gpu:h100:1'}.", check=check_sbatch
+    )
+    srun: list[str] = setting(
+        [], "Slurm: more arguments of srun, such as --container-image=...", check=check_srun
+    )
+    python: str = setting(
+        "",
+        "Slurm: Python interpreter, or a command that starts one; empty = that of this command.",
+        check=check_python,
+    )
     resources: list[ResourceConfig] = setting(
         [], "Slurm: jobs by model size, see slurm/README.md; empty = one kind for all sizes."
     )

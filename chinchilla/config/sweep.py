@@ -1,4 +1,4 @@
-"""Settings of the commands on a sweep that exists: status, cancel, retry, logs, sync."""
+"""Settings of the commands on a sweep that exists: worker, status, cancel, retry, logs, sync."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,30 @@ from chinchilla.config.checks import FORMATS
 from chinchilla.config.setting import REQUIRED, Config, setting
 
 SWEEP_DIR_HELP = "Folder of the sweep."
+
+
+@dataclass(kw_only=True)
+class WorkerCommand(Config, words=("sweep_dir", "run")):
+    """`chinchilla worker`: train runs of a prepared sweep until none is left; start any number at once."""
+
+    sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
+    data_dir: str = setting("", "Token folder; empty = as recorded in the sweep.")
+    name: str = setting("", "Name in claims and logs; empty = host and process.")
+    threads: int = setting(0, "CPU threads; 0 = torch's default.", at_least=0)
+    min_params: float = setting(0.0, "Train only runs with more parameters.", at_least=0)
+    max_params: float = setting(
+        0.0, "Train only runs with at most this many parameters; 0 = any.", at_least=0
+    )
+    run: str = setting("", "Train only the run with this id; empty = all.")
+    max_minutes: float = setting(
+        0.0,
+        "Save and stop after this time (exit code 75); 0 = no limit.",
+        unit="minutes",
+        at_least=0,
+    )
+    parent: int = setting(
+        0, "Stop when the parent process is no longer this one; 0 = never.", at_least=0
+    )
 
 
 @dataclass(kw_only=True)

@@ -167,12 +167,12 @@ def _override(command: str, word: str, folders: list[Path]) -> str:
     if key in groups:
         # Quoted, as Hydra would read a file called nan or 7 as a number.
         return f"{key}={quoted(_named_option(key, value, folders))}"
-    top = settings.get(key.partition(".")[0])
-    if top and top.type is dict:  # + because its keys are not in the schema
-        if key == top.key and not value.startswith("{"):
+    of_pairs = (s for s in settings.values() if s.type is dict)
+    if pairs := next((s for s in of_pairs if f"{key}.".startswith(f"{s.key}.")), None):
+        if key == pairs.key and not value.startswith("{"):
             raise InputError(f"{word} must be pairs, such as {key}.A=B or '{key}={{A: B}}'.")
-        as_is = key == top.key or value[:1] in ("'", '"')
-        return f"+{key}={value if as_is else quoted(value)}"
+        as_is = key == pairs.key or value[:1] in ("'", '"')
+        return f"+{key}={value if as_is else quoted(value)}"  # its keys are not in the schema
     if key not in settings:
         raise InputError(
             f"{command} has no key {key!r}.{nearest(key, [*settings, *groups])} "
@@ -224,8 +224,13 @@ def _hydra_value(setting: Setting, value: str) -> str:
         value = value.replace(inner, ",".join(numbers)) if inner else value
     if setting.element is str:  # the shell does not expand a ~ behind =
         value = re.sub(r"(^|[\[,]\s*)~(?=/)", lambda found: f"{found[1]}{Path.home()}", value)
-    if setting.type is list and value and not value.startswith("["):
-        return f"[{value}]"
+    if setting.type is list and value:
+        value = value if value.startswith("[") else f"[{value}]"
+        if setting.element is str and not re.search(r"['\"\\{}]", value) and value.endswith("]"):
+            words = (word.strip() for word in value[1:-1].split(",")) if value != "[]" else ()
+            plain = re.compile(r"[\w./:@%+ -]*", re.ASCII)
+            value = f"[{','.join(w if plain.fullmatch(w) else quoted(w) for w in words)}]"
+        return value
     if setting.type is str and re.search(r"[^\w./:@%+ -]", value, re.ASCII):
         return value if value[0] in "'\"$" else quoted(value)
     return value

@@ -30,7 +30,8 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.preflight import check_data
+from chinchilla.sweep.preflight import DeviceError, check_machine
+from chinchilla.sweep.rank_watch import RankWatch
 from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
@@ -49,6 +50,7 @@ def work(
     only: RunFilter | None,
     settings: Mapping[str, str] = os.environ,
     on_lost: Callable[[], None] = lambda: None,
+    lost_code: int = EXIT_AGAIN,
 ) -> int:
     """Join the other ranks and run this rank's part of a worker until it ends.
 
@@ -59,6 +61,7 @@ def work(
         only: selects the runs to train.
         settings: how the ranks find each other, see `join`.
         on_lost: called on rank 0 when another rank has ended without reporting an error.
+        lost_code: exit code of this process if it hangs because of another rank.
 
     Returns:
         Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, or a rank failed or died,
@@ -72,23 +75,25 @@ def work(
     except (InputError, PeerError) as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else EXIT_FAILED
-    try:
-        try:
-            with ranks.raise_together():
-                check_data(sweep_dir, data_dir, only)
-        except Exception as error:
-            raise ranks.failure(error) from None
-        if ranks.rank:
-            _run_other_rank(ranks, sweep_dir, data_dir, stop)
-            return 0
+    if ranks.rank == 0:
         ranks.on_lost = on_lost
-        return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
+    try:
+        with RankWatch(ranks, lost_code):
+            try:
+                with ranks.raise_together():
+                    check_machine(sweep_dir, data_dir, runtime.device, only)
+            except Exception as error:
+                raise ranks.failure(error) from None
+            if ranks.rank:
+                _run_other_rank(ranks, sweep_dir, data_dir, stop)
+                return 0
+            return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
     except PeerError as error:
         print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
         return EXIT_AGAIN if ranks.broken else EXIT_FAILED
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
-        return EXIT_FAILED if isinstance(error, DataError) else 2
+        return EXIT_FAILED if isinstance(error, DataError | DeviceError) else 2
     finally:
         ranks.close()
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chinchilla.config import ClusterConfig
+from chinchilla.config.slurm_options import gres_gpus, sbatch_options
 from chinchilla.core.errors import InputError
 from chinchilla.plan.ranks import rows_per_rank, shards_of
 from chinchilla.plan.records import RunSpec, count_label
@@ -38,12 +39,12 @@ class Selection:
 
     @property
     def arguments(self) -> list[str]:
-        """The same as arguments of a worker process."""
+        """The same as settings of `chinchilla worker`."""
         low, high = self.sizes.min_params, self.sizes.max_params
         return [
-            *([f"--min-params={low!r}"] if low else []),
-            *([f"--max-params={high!r}"] if high else []),
-            *([f"--run={self.run_id}"] if self.run_id else []),
+            *([f"min_params={low!r}"] if low else []),
+            *([f"max_params={high!r}"] if high else []),
+            *([f"run={self.run_id}"] if self.run_id else []),
         ]
 
 
@@ -80,7 +81,7 @@ def job_classes(cluster: ClusterConfig) -> list[JobClass]:
     """
     if cluster.kind != "slurm" or not cluster.resources:
         alone = dataclasses.replace(cluster, resources=[])
-        if cluster.kind == "torchrun":  # one worker of all ranks by default
+        if cluster.kind == "manual":  # one worker of all ranks by default
             alone = dataclasses.replace(alone, gpus_per_node=0, n_workers=cluster.n_workers or 1)
         elif cluster.kind != "slurm":
             alone = dataclasses.replace(alone, nodes=1, ranks_per_node=1)
@@ -93,6 +94,8 @@ def job_classes(cluster: ClusterConfig) -> list[JobClass]:
             if f.name not in ("name", "max_params")
             and (value := getattr(resource, f.name)) is not None
         }
+        if "sbatch" in own:
+            own["sbatch"] = {**sbatch_options(cluster.sbatch), **sbatch_options(own["sbatch"])}
         try:
             merged = dataclasses.replace(cluster, resources=[], **own)
         except InputError as error:
@@ -110,6 +113,12 @@ def _checked(job_class: JobClass) -> JobClass:
         raise InputError(
             f"cluster.ranks_per_node={c.ranks_per_node} with cluster.gpus_per_node={c.gpus_per_node} "
             f"({job_class.name}): each rank uses one GPU. Set both to the same number."
+        )
+    asked = gres_gpus(c.sbatch) if c.kind == "slurm" else None
+    if asked not in (None, c.gpus_per_node):
+        raise InputError(
+            f"cluster.sbatch.gres={c.sbatch['gres']} asks for {asked} GPUs on each node, but "
+            f"cluster.gpus_per_node={c.gpus_per_node} ({job_class.name}). Set both to the same number."
         )
     return job_class
 

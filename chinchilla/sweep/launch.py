@@ -1,7 +1,7 @@
 """Launch a sweep: write its plan, then train the runs that have no result.
 
 cluster.kind selects where workers run: in this process (debug), in processes on this machine (local),
-in a Slurm job array (slurm), or wherever torchrun is started (torchrun). Launching again adds new
+in a Slurm job array (slurm), or wherever `chinchilla worker` is started (manual). Launching again adds new
 runs to the plan, retries failed runs, and trains the runs without a result. Runs are never removed
 from a plan.
 """
@@ -66,8 +66,8 @@ def launch(
 
     Returns:
         Exit code: 0 if every run has ended and none failed (or jobs were submitted to Slurm, or the
-        folder was prepared for torchrun); 1 if runs failed, or are left because workers failed; 75 if
-        runs are left because this launcher was stopped or other workers train them.
+        folder was prepared for workers that are started by hand); 1 if runs failed, or are left because
+        workers failed; 75 if runs are left because this launcher was stopped or other workers train them.
 
     Raises:
         InputError: the folder holds another sweep or files of another version; Slurm or the device
@@ -79,17 +79,17 @@ def launch(
         from chinchilla.train.device import pick_device
 
         pick_device(device)
-    prepare(sweep_dir, specs, command.runtime)
     # A sweep trains the whole plan, `train` only its own run.
     only = Selection()
     if isinstance(command, TrainCommand):
         [spec] = specs
         only = Selection(run_id=spec.run_id)
+    if kind in ("slurm", "manual"):
+        _check_jobs(command, specs, sweep_dir, only)
+    prepare(sweep_dir, specs, command.runtime, data_dir)
     announce()
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
-    if missing and kind in ("slurm", "torchrun"):
-        assign(missing, command.cluster, command.runtime.shard_ranks)  # checks the number of ranks
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm.submit import submit
 
@@ -101,14 +101,15 @@ def launch(
         as_json = command.format == "json"
         print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
-    if missing and kind == "torchrun":
-        line, n = torchrun_command(command.cluster, sweep_dir, data_dir, only), len(missing)
+    if missing and kind == "manual":
+        line, n = worker_command(command.cluster, sweep_dir, only), len(missing)
         if command.format == "json":
             print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
             return EXIT_OK
-        nodes = command.cluster.nodes
+        nodes, ranks = command.cluster.nodes, command.cluster.ranks_per_node
+        how = "Start a worker" if nodes * ranks > 1 else "Start any number of workers, each"
         where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
-        print_message(f"{n} runs are left; nothing was started. Start a worker{where} with:")
+        print_message(f"{n} runs are left; nothing was started. {how}{where} with:")
         print(f"  {line}\n  status:  chinchilla status {sweep_argument(sweep_dir)}")
         return EXIT_OK
     if missing:
@@ -144,7 +145,29 @@ def launch(
     return EXIT_FAILED if errors else EXIT_AGAIN
 
 
-def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
+def _check_jobs(
+    command: SweepCommand | TrainCommand, specs: list[RunSpec], sweep_dir: Path, only: Selection
+) -> None:
+    """Check the settings of jobs, and that Slurm answers, before anything is written.
+
+    Raises:
+        InputError: a run fits no job class, ranks do not suit a run, or Slurm does not answer.
+    """
+    plan = sweep_dir / "plan.jsonl"
+    known = load_plan(plan) if plan.exists() else []
+    runs = {s.run_id: s for s in (*known, *specs) if only(s)}.values()
+    ended = ("finished", "diverged")
+    if missing := [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ended]:
+        assign(missing, command.cluster, command.runtime.shard_ranks)
+        if command.cluster.kind == "slurm":
+            from chinchilla.sweep.slurm.submit import check_submission
+
+            check_submission(command.cluster, sweep_dir, missing)
+
+
+def prepare(
+    sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, data_dir: Path | None = None
+) -> None:
     """Write the plan and runtime.json, and make failed runs trainable again.
 
     Raises:
@@ -174,7 +197,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         new = list({s.run_id: s for s in specs if s.run_id not in known}.values())
         if new or not plan.exists():
             save_plan(before + new, plan)
-        save_runtime(runtime, sweep_dir)
+        save_runtime(runtime, sweep_dir, data_dir)
         for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
 
@@ -222,25 +245,24 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def torchrun_command(
-    cluster: ClusterConfig, sweep_dir: Path, data_dir: Path, only: Selection
-) -> str:
-    """Command that starts a worker of several ranks for the runs of `only`, to be run on each node.
+def worker_command(cluster: ClusterConfig, sweep_dir: Path, only: Selection) -> str:
+    """Command that starts a worker for the runs of `only`.
 
-    With several nodes it contains FIRST_NODE, to be replaced by the name of one of them.
+    With several ranks, torchrun starts it, on each node; with several nodes the command contains
+    FIRST_NODE, to be replaced by the name of one of them.
     """
+    threads = [f"threads={cluster.threads_per_worker}"] if cluster.threads_per_worker else []
+    line = f"chinchilla worker {sweep_argument(sweep_dir)}"
+    line = " ".join([line, *map(shlex.quote, (*threads, *only.arguments))])
+    if cluster.nodes * cluster.ranks_per_node == 1:
+        return line
     rendezvous = "--standalone"
     if cluster.nodes > 1:
         rendezvous = (
             f"--nnodes {cluster.nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500"
         )
-    threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
-    runs = "".join(f" {shlex.quote(word)}" for word in only.arguments)
-    return (
-        f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
-        f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
-        f"{shlex.quote(str(data_dir))}{threads}{runs}"
-    )
+    # --no-python: `python -m` would look for modules in the working folder first.
+    return f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} --no-python {line}"
 
 
 def _print_status(

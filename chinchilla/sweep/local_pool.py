@@ -13,9 +13,11 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
 from chinchilla.sweep.preflight import worker_name
+from chinchilla.sweep.run_files import path_argument
 from chinchilla.sweep.signals import Stop, block_warnings
 
-WORKER = (sys.executable, "-m", "chinchilla.sweep.worker")
+# -P: a file in the working folder, such as random.py, must not replace a module of the same name.
+WORKER = (sys.executable, "-P", "-m", "chinchilla.cli", "worker")
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Pool:
             environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
             if size.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
-            command = [*program, str(sweep_dir), str(data_dir), "--name", name]
-            command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
+            folders = path_argument("sweep_dir", sweep_dir), path_argument("data_dir", data_dir)
+            command = [*program, *folders, f"name={name}"]
+            command += [f"threads={size.threads}", f"parent={os.getpid()}"]
             log = sweep_dir / "workers" / f"{name}.log"
             with open(log, "ab") as f, block_warnings():
                 process = subprocess.Popen(

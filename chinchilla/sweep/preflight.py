@@ -9,8 +9,12 @@ import socket
 import sys
 from pathlib import Path
 
-from chinchilla.core.errors import DataError, one_line
+from chinchilla.core.errors import DataError, InputError, one_line
 from chinchilla.sweep.run_files import RunFilter, missing_specs
+
+
+class DeviceError(InputError):
+    """This machine does not have the device that the runs were planned for."""
 
 
 def limit_threads(n: int) -> None:
@@ -29,16 +33,26 @@ def worker_name(i: int = 0) -> str:
     return f"{prefix}{socket.gethostname()}-{os.getpid()}-{i}"
 
 
-def check_data(sweep_dir: Path, data_dir: Path, only: RunFilter | None = None) -> None:
-    """Check, before anything is claimed, that `data_dir` holds the data of the missing runs.
+def check_machine(
+    sweep_dir: Path, data_dir: Path, device: str, only: RunFilter | None = None
+) -> None:
+    """Check, before anything is claimed, that this machine can train the missing runs.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        data_dir: token folder; it must hold the data that the runs were planned on.
+        device: runtime.device.
+        only: selects the runs to train.
 
     Raises:
-        DataError: it cannot be opened, or holds other data.
+        DataError: `data_dir` cannot be opened, or holds other data.
+        DeviceError: the runs were planned for a GPU, and there is none here.
     """
     from chinchilla.data.dataset import TokenData
 
-    if not (planned := {s.data_id for s in missing_specs(sweep_dir, only)}):
+    if not (missing := missing_specs(sweep_dir, only)):
         return
+    planned = {s.data_id for s in missing}
     try:
         data_id = TokenData.open(data_dir).data_id
     except DataError:
@@ -50,6 +64,16 @@ def check_data(sweep_dir: Path, data_dir: Path, only: RunFilter | None = None) -
             f"the sweep's runs were planned on data {', '.join(sorted(planned))}, but {data_dir} "
             f"holds {data_id}. Give the data_dir they were planned on."
         )
+    precisions = {s.precision for s in missing} - {"fp32"}
+    if device == "auto" and precisions:
+        from chinchilla.train.device import pick_device
+
+        if pick_device(device).type == "cpu":
+            raise DeviceError(
+                f"the sweep's runs were planned in {min(precisions)} for a GPU, and PyTorch finds no GPU on "
+                f"{socket.gethostname()}. Start the worker where one is, or launch again with "
+                "runtime.device=cpu to train on CPUs."
+            )
 
 
 def free_bytes(path: Path) -> int:

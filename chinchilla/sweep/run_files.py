@@ -2,7 +2,7 @@
 
 sweep_dir/
     plan.jsonl                  every run of the sweep
-    runtime.json                how its workers execute runs (runtime.*)
+    runtime.json                how its workers execute runs (runtime.*), and the token folder
     launch/                     claim of a launcher at work
     slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
     workers/                    logs of local workers
@@ -58,38 +58,67 @@ def stable_phases_of(sweep_dir: Path) -> Path:
     return sweep_dir / "stable_phases"
 
 
-def sweep_argument(sweep_dir: str | Path) -> str:
-    """`sweep_dir=...` quoted for the shell and for the command line parser."""
-    text = str(sweep_dir)
+def path_argument(key: str, path: str | Path) -> str:
+    """`key=path` as one word that the command line parser reads."""
+    text = str(path)
     if text != text.strip() or text[:1] in tuple("'\"$"):
         # The command line parser quotes other special characters itself, but not these.
         text = "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
-    argument = f"sweep_dir={text}"
-    return shlex.quote(argument) if re.search(r"[^\w./:=@%+,-]", text) else argument
+    return f"{key}={text}"
 
 
-def save_runtime(runtime: RuntimeConfig, sweep_dir: Path) -> None:
-    """Write runtime.json."""
-    write_json(
-        sweep_dir / "runtime.json", {"schema": RUNTIME_SCHEMA, **dataclasses.asdict(runtime)}
-    )
+def sweep_argument(sweep_dir: str | Path) -> str:
+    """`sweep_dir=...` quoted for the shell and for the command line parser."""
+    argument = path_argument("sweep_dir", sweep_dir)
+    return shlex.quote(argument) if re.search(r"[^\w./:=@%+,-]", argument) else argument
+
+
+def save_runtime(runtime: RuntimeConfig, sweep_dir: Path, data_dir: Path | None = None) -> None:
+    """Write runtime.json, with the token folder if it is given."""
+    folder = {} if data_dir is None else {"data_dir": str(data_dir)}
+    value = {"schema": RUNTIME_SCHEMA, **folder, **dataclasses.asdict(runtime)}
+    write_json(sweep_dir / "runtime.json", value)
 
 
 def load_runtime(sweep_dir: Path) -> RuntimeConfig:
-    """Read runtime.json.
+    """Read how runs are executed from runtime.json.
 
     Raises:
         InputError: missing, written by another version, or with an invalid value.
     """
     path = sweep_dir / "runtime.json"
-    value = read_json(path, "runtime settings")
-    if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
-        raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
+    value = _read_runtime(path)
+    value.pop("data_dir", None)
     try:
         runtime: RuntimeConfig = decode(RuntimeConfig, value, str(path))
     except InputError as error:
         raise InputError(f"{error} Launch again with this version.") from None
     return runtime
+
+
+def recorded_data_dir(sweep_dir: Path) -> Path:
+    """The token folder of the latest launch, from runtime.json.
+
+    Raises:
+        InputError: it is not recorded, or runtime.json is missing or written by another version.
+    """
+    path = sweep_dir / "runtime.json"
+    data_dir = _read_runtime(path).get("data_dir")
+    if not isinstance(data_dir, str) or not data_dir:
+        raise InputError(f"{path} does not record the token folder. Give data_dir=FOLDER.")
+    return Path(data_dir)
+
+
+def _read_runtime(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: no sweep has been prepared there. `chinchilla sweep cluster=manual` "
+            "prepares one, and starts nothing."
+        )
+    value = read_json(path, "runtime settings")
+    if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
+        raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
+    return value
 
 
 def clean_sweep(sweep_dir: Path) -> None:

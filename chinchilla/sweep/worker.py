@@ -1,20 +1,20 @@
 """A worker: claims the next run of a sweep, trains it, publishes its result, and repeats.
 
 Workers communicate only through the sweep's folder, so they can run in this process, as local
-subprocesses, or on Slurm nodes. Started by torchrun, several processes are one worker
-(`distributed_worker`).
+subprocesses, in Slurm jobs, or wherever `chinchilla worker` is started. Started by torchrun, several
+processes are one worker (`distributed_worker`).
 
-    python -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
-    torchrun --nproc-per-node 8 -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
+    chinchilla worker SWEEP_DIR
+    torchrun --nproc-per-node 8 --no-python chinchilla worker SWEEP_DIR
 
 Reads plan.jsonl and runtime.json; writes runs/<run_id>/ (see `run_files`). Training itself is
 `chinchilla.train`, imported when the first run starts.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import sys
 import time
@@ -23,13 +23,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
-from chinchilla.config import RuntimeConfig
+from chinchilla.config import RuntimeConfig, WorkerCommand
 from chinchilla.core.errors import (
     EXIT_AGAIN,
     EXIT_FAILED,
     EXIT_OK,
     DataError,
-    InputError,
     error_summary,
     one_line,
 )
@@ -53,13 +52,21 @@ from chinchilla.sweep.failures import (
     record_attempt,
 )
 from chinchilla.sweep.job_classes import Selection, SizeRange
-from chinchilla.sweep.preflight import check_data, limit_threads, no_space, worker_name
+from chinchilla.sweep.preflight import (
+    DeviceError,
+    check_machine,
+    limit_threads,
+    no_space,
+    worker_name,
+)
+from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
     RunFilter,
     has_result,
     load_runtime,
     missing_specs,
+    recorded_data_dir,
     run_dir_of,
     saved_step,
     stable_phase_step,
@@ -85,10 +92,16 @@ class WorkerSummary:
     finished: list[str] = field(default_factory=list)
     diverged: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    n_claimed: int = 0
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
     cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
+
+    @property
+    def had_nothing_to_do(self) -> bool:
+        """Whether no run could be claimed from the beginning."""
+        return not (self.n_claimed or self.stopped or self.cannot_train)
 
     def exit_code(self) -> int:
         """Exit code of a worker process; prints why this machine cannot train."""
@@ -136,11 +149,11 @@ class Worker:
         with signals as self.stop:
             try:
                 if self.train is None:
-                    check_data(self.sweep_dir, self.data_dir, self.only)
+                    check_machine(self.sweep_dir, self.data_dir, self.runtime.device, self.only)
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
                     if not self.next_run():
                         break
-            except DataError as error:
+            except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
             except OSError as error:
                 if failure_kind(error) != "disk":
@@ -225,6 +238,7 @@ class Worker:
                 raise ClaimLost
             return bool(self.stop)
 
+        self.summary.n_claimed += 1
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
         runtime = self._runtime(spec, run_dir)
         if reason := lost_reason(claim):
@@ -299,65 +313,65 @@ class Worker:
             self.summary.failed.append(spec.run_id)
 
 
-class StopWithParent(Stop):
-    """Also true when the process with the number `parent` (0: none) has ended."""
+class WorkerStop(Stop):
+    """Also true when the parent process has ended, or after a time.
 
-    def __init__(self, parent: int) -> None:
+    Args:
+        parent: process number of the parent; 0 = any.
+        minutes: time from now; 0 = no limit.
+    """
+
+    def __init__(self, parent: int, minutes: float) -> None:
         super().__init__()
         self.parent = parent
+        self.end = time.monotonic() + 60 * minutes if minutes else math.inf
 
     def __bool__(self) -> bool:
-        return self.requested or (self.parent > 0 and os.getppid() != self.parent)
+        orphaned = self.parent > 0 and os.getppid() != self.parent
+        return self.requested or orphaned or time.monotonic() > self.end
 
 
-def main(argv: list[str] | None = None, train: Train | None = None) -> int:
+def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
     """Run one worker, or one rank of a worker, as a process.
+
+    Args:
+        command: the sweep, and the runs to train.
+        train: substitute for `chinchilla.train.train_run`.
 
     Returns:
         0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
-        cannot train (data not readable, disk full), or not all ranks joined; 2: the sweep's files
-        are invalid or its folder is not writable. With 1 and 2, the reason is printed in one line.
+        cannot train (data not readable, disk full), or not all ranks joined. With 1, the reason is
+        printed in one line.
+
+    Raises:
+        InputError: the sweep's files are invalid, or its folder is not writable.
     """
-    parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
-    parser.add_argument("sweep_dir", type=Path)
-    parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--name", default="", help="name in claims; default: host and pid")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's default")
-    parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
-    parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
-    parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
-    parser.add_argument("--run", default="", help="only the run with this id; default: all")
-    args = parser.parse_args(argv)
-    only = Selection(SizeRange(args.min_params, args.max_params), args.run)
+    sweep_dir = Path(command.sweep_dir)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    limit_threads(args.threads)
-    try:
-        runtime = load_runtime(args.sweep_dir)
-        writable_dir(args.sweep_dir / "runs", "sweep_dir")
-        with stop_on_signals(StopWithParent(args.parent)) as stop:
-            if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
-                from chinchilla.sweep.distributed_worker import leave, work
+    limit_threads(command.threads)
+    runtime = load_runtime(sweep_dir)
+    data_dir = Path(command.data_dir) if command.data_dir else recorded_data_dir(sweep_dir)
+    run_id = find_runs(sweep_dir, [command.run])[0].run_id if command.run else ""
+    only = Selection(SizeRange(command.min_params, command.max_params), run_id)
+    writable_dir(sweep_dir / "runs", "sweep_dir")
+    with stop_on_signals(WorkerStop(command.parent, command.max_minutes)) as stop:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
+            from chinchilla.sweep.distributed_worker import leave, work
 
-                leave(work(args.sweep_dir, args.data_dir, stop, only))
-            summary = Worker(
-                args.sweep_dir,
-                args.data_dir,
-                runtime,
-                args.name,
-                train,
-                only=only,
-                stop=stop,
-            ).run()
-            wait_for_mirrors()
-            with block_warnings():  # until the new program has installed its handlers
-                if summary.needs_restart and not stop:
-                    sys.stdout.flush()
-                    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-        return summary.exit_code()
-    except InputError as error:
-        print(f"chinchilla: {one_line(error)}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            leave(work(sweep_dir, data_dir, stop, only))
+        worker = Worker(sweep_dir, data_dir, runtime, command.name, train, only=only, stop=stop)
+        summary = worker.run()
+        wait_for_mirrors()
+        with block_warnings():  # until the new program has installed its handlers
+            if summary.needs_restart and not stop:
+                sys.stdout.flush()
+                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if summary.had_nothing_to_do:
+        n_left = len(missing_specs(sweep_dir, only))
+        others = (
+            f"the {n_left} runs left are trained by other workers"
+            if n_left > 1
+            else ("another worker trains the run that is left" if n_left else "all runs have ended")
+        )
+        print(f"nothing to do: {others}.")
+    return summary.exit_code()

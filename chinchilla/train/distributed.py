@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -26,9 +25,9 @@ from chinchilla.train.device import pick_device
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
 COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
+SILENT_SECONDS = 30.0  # without a heartbeat; then a rank counts as dead
 REPORT_SECONDS = 2.0  # to write the cause of a failure into the store, or read it from there
 CLOSE_SECONDS = 20.0  # at the regular end: for all ranks to leave
-FIRST_PORT, N_PORTS = 20_000, 12_000  # below the usual range of outgoing connections
 
 
 class PeerError(RuntimeError):
@@ -180,6 +179,45 @@ class RankGroup:
         host = f" on {self.hosts[rank]}" if self.hosts else ""
         return f"rank {rank} of {self.world_size}{host}: {text}"
 
+    # Heartbeats, from a thread of each rank (`sweep.rank_watch`)
+
+    def observer(self) -> "RankGroup":
+        """This group with a connection to the store of its own, for another thread."""
+        observer = RankGroup(
+            self.rank, self.world_size, self.device, self._store.clone(), self.shards
+        )
+        observer.hosts = self.hosts
+        return observer
+
+    def heartbeat(self, seen: dict[int, tuple[Any, float]]) -> str:
+        """Report that this rank is alive, and check the others: rank 0 all of them, they rank 0.
+
+        Args:
+            seen: last heartbeat of each rank and the time when it changed; updated.
+
+        Returns:
+            Why the ranks cannot continue; empty if they can.
+
+        Raises:
+            PeerError: the store does not answer.
+        """
+        self._set(f"alive/{self.rank}", time.time())
+        if self._has("left"):
+            return str(self._find_cause("another rank has ended"))
+        if self._has("lost"):
+            return str(self._get("lost", 0, 0.0))
+        now = time.monotonic()
+        for i in range(self.world_size) if self.rank == 0 else (0,):
+            key = f"alive/{i}"
+            value = self._get(key, i, 0.0) if self._has(key) else None
+            if i not in seen or seen[i][0] != value:
+                seen[i] = value, now
+            if now - seen[i][1] > SILENT_SECONDS:
+                reason = self._describe(i, f"no heartbeat for {SILENT_SECONDS:g} s")
+                self._set("lost", reason)
+                return reason
+        return ""
+
     # Failing and leaving
 
     def failure(self, error: Exception) -> Exception:
@@ -256,28 +294,47 @@ def join(
         shard_ranks: ranks that hold one copy of the weights; 0 = all.
         seconds: how long to wait for the others.
         settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as set by torchrun;
-            in a Slurm job `slurm_settings(os.environ)`.
+            in a Slurm job those of `sweep.slurm.job`.
 
     Raises:
         InputError: this machine has no such device, or shard_ranks does not divide the number of
             ranks.
-        PeerError: a rank did not connect in time, or the address does not answer.
+        PeerError: a rank did not connect in time, has no such device, or another kind of device
+            (auto where only some nodes have a GPU), or the address does not answer.
     """
     rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     if world_size == 1:
         return RankGroup()
     shards = shards_of(shard_ranks, world_size)
-    own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
+    own_device, problem = torch.device("cpu"), ""
+    try:
+        own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
+    except InputError as error:
+        problem = str(error)  # raised below, when the other ranks know it
     address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
     timeout = timedelta(seconds=seconds)
-    try:
+    with _connecting(rank, world_size, address, seconds):
         store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world_size, timeout))
         group = RankGroup(rank, world_size, own_device, store, shards)
-        group._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+        host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+        group._set(f"host/{rank}", [host, own_device.type, problem])
         end = time.monotonic() + seconds
-        group.hosts = tuple(
+        joined = [
             group._get(f"host/{i}", i, max(0.0, end - time.monotonic())) for i in range(world_size)
-        )
+        ]
+    group.hosts = tuple(host for host, _, _ in joined)
+    unequal = [i for i, (_, kind, failed) in enumerate(joined) if failed or kind != joined[0][1]]
+    if unequal:
+        if rank == 0:
+            time.sleep(
+                REPORT_SECONDS
+            )  # it may host the store, from which the others read the cause
+        if problem:
+            raise InputError(problem)
+        _, kind, failed = joined[unequal[0]]
+        uses = f"uses the device {kind}, and rank 0 uses {joined[0][1]}"
+        raise PeerError(group._describe(unequal[0], failed or uses))
+    with _connecting(rank, world_size, address, seconds):
         dist.init_process_group(
             "gloo" if own_device.type == "cpu" else "cpu:gloo,cuda:nccl",
             store=dist.PrefixStore("group", store),
@@ -285,35 +342,23 @@ def join(
             world_size=world_size,
             timeout=timedelta(seconds=COLLECTIVE_SECONDS),
         )
-    except (PeerError, RuntimeError) as error:
-        raise PeerError(
-            f"rank {rank} of {world_size} could not connect to the others at {address} within "
-            f"{seconds:g} s: {error_summary(error)}"
-        ) from None
     copies = world_size // shards
     shape, names = ((shards,), ("shard",)) if copies == 1 else ((copies, shards), ("copy", "shard"))
     group.mesh = init_device_mesh(own_device.type, shape, mesh_dim_names=names)
     return group
 
 
-def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables from those of srun."""
-    job, start = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_RESTART_COUNT", 0))
-    host = "127.0.0.1"
-    if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
-        command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-        result = subprocess.run(command, capture_output=True, errors="replace", timeout=60)
-        if result.returncode or not result.stdout.strip():
-            raise PeerError(f"scontrol did not list the nodes of this job: {result.stderr.strip()}")
-        host = result.stdout.split()[0]
-    return {
-        "RANK": environment["SLURM_PROCID"],
-        "WORLD_SIZE": environment["SLURM_NTASKS"],
-        "LOCAL_RANK": environment["SLURM_LOCALID"],
-        "MASTER_ADDR": host,
-        # Another port after each restart: a killed process may still hold the old one.
-        "MASTER_PORT": str(FIRST_PORT + (13 * job + start) % N_PORTS),
-    }
+@contextlib.contextmanager
+def _connecting(rank: int, world_size: int, address: str, seconds: float) -> Iterator[None]:
+    """Explain errors while the ranks connect."""
+    try:
+        yield
+    except (PeerError, RuntimeError) as error:
+        raise PeerError(
+            f"rank {rank} of {world_size} could not connect to the others at {address} within "
+            f"{seconds:g} s: {error_summary(error).rstrip('.')}. If the nodes have several networks, set "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface that connects them, such as eth0."
+        ) from None
 
 
 def _device(name: str, local_rank: int) -> torch.device:

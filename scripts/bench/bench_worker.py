@@ -2,7 +2,7 @@
 
 The runs have one width, several depths and two lengths, on synthetic tokens, with the default runtime of a
 sweep: compiled blocks and CUDA graphs on a GPU, neither on a CPU. Both ways start the same program,
-`python -m chinchilla.sweep.worker`, on a folder with all runs or on one folder per run. Each way and round
+`chinchilla worker`, on a folder with all runs or on one folder per run. Each way and round
 begins with an empty compile cache, which its processes share. Time outside of training is overhead: start,
 imports, compiling, graph capture, evaluations, checkpoints, records. A way that one call does not complete is
 continued by the next with the same cache, and starts again if the cache is gone.
@@ -12,7 +12,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,13 +56,14 @@ def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any)
     """One worker process on a new folder: its seconds, and the time at which each run ended."""
     from chinchilla.plan.records import RunResult
     from chinchilla.sweep.launch import prepare
+    from chinchilla.sweep.local_pool import WORKER
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     prepare(folder, specs, runtime)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
-    threads = ["--threads", "1"] if runtime.device == "cpu" else []
-    command = [sys.executable, "-m", "chinchilla.sweep.worker", str(folder), str(data), *threads]
+    threads = ["threads=1"] if runtime.device == "cpu" else []
+    command = [*WORKER, f"sweep_dir={folder}", f"data_dir={data}", *threads]
     began = time.time()
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     seconds = time.time() - began

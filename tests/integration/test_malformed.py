@@ -20,7 +20,6 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.run_files import save_runtime
-from chinchilla.sweep.worker import main as worker_main
 
 SPECS = [replace(SPEC, seed=seed) for seed in (0, 1)]
 RESULT = RunResult(
@@ -85,7 +84,7 @@ def test_the_unchanged_files_are_accepted(valid_files: Path, capsys):
     assert main([*words, f"data_dir={valid_files / 'data'}"]) == 0
     assert "points outside of" not in capsys.readouterr().err
     assert main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]) == 3  # two runs
-    assert worker_main([str(valid_files / "sweep"), str(valid_files / "data")]) == 0
+    assert main(["worker", str(valid_files / "sweep"), f"data_dir={valid_files / 'data'}"]) == 0
 
 
 # Settings; tests/unit/test_cli.py has those of the command line
@@ -187,7 +186,7 @@ def test_invalid_plans(valid_files: Path, capsys, change):
         code = main([command, f"sweep_dir={valid_files / 'sweep'}"])
         assert "plan.jsonl line 2" in only_line(capsys, code)
     assert "plan.jsonl line 2" in only_line(
-        capsys, worker_main([str(valid_files / "sweep"), str(valid_files / "data")])
+        capsys, main(["worker", str(valid_files / "sweep"), f"data_dir={valid_files / 'data'}"])
     )
 
 
@@ -263,7 +262,7 @@ def test_invalid_curves(valid_files: Path, capsys, change: dict[str, Any]):
 def test_invalid_runtime_settings(valid_files: Path, capsys, change: dict[str, Any]):
     path = valid_files / "sweep" / "runtime.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    code = worker_main([str(valid_files / "sweep"), str(valid_files / "data")])
+    code = main(["worker", str(valid_files / "sweep"), f"data_dir={valid_files / 'data'}"])
     assert "runtime.json" in only_line(capsys, code)
 
 

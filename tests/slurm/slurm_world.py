@@ -62,7 +62,7 @@ class Sweep:
         self.words = [*GRID, *RUNTIME, f"data_dir={data_dir}", f"sweep_dir={folder}"]
 
     def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "chinchilla.cli", "sweep", *self.words, *more]
+        command = [sys.executable, "-P", "-m", "chinchilla.cli", "sweep", *self.words, *more]
         return subprocess.Popen(
             command,
             env={**os.environ, **environment},

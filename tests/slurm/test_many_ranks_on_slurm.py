@@ -8,13 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from slurm_world import LOCAL, Sweep, queue, slurm, wait_until
 
 from chinchilla.plan.records import Curve, RunResult
+from chinchilla.sweep.local_pool import WORKER
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
@@ -62,10 +62,10 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads", "1"]
+    command = [*WORKER, f"sweep_dir={made.folder}", f"data_dir={data_dir}", "threads=1"]
     processes = [
         subprocess.Popen(
-            [*command, str(made.folder), str(data_dir)],
+            command,
             env={
                 **os.environ, "RANK": str(i), "WORLD_SIZE": "4", "LOCAL_RANK": str(i),
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

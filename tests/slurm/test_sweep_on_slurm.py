@@ -3,11 +3,15 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from slurm_world import N_CELLS, SLURM, WHOLE_NODES, Sweep, queue, slurm, wait_until
+from sweep_fakes import planted
+
+from chinchilla.cli import main
 
 pytestmark = pytest.mark.slurm
 
@@ -156,3 +160,79 @@ def preempt(job: str) -> None:
     """Submit a job of a partition with higher priority to the same node."""
     [node] = queue("%N")
     slurm("sbatch", "--output=/dev/null", "-w", node, "-c", "4", "--wrap", "sleep 1")
+
+
+def test_jobs_that_die_before_python_starts_are_reported(sweep: Sweep, capsys):
+    """Case: a failing setup line, silent or not. The next jobs, without it, train the sweep."""
+    for line, said in (("exit 3", " is empty."), ("module load cuda || exit", "command not found")):
+        printed = sweep.launch_on_slurm(f"cluster.setup_lines=[{line}]")
+        [job] = printed["job_ids"]
+        wait_until(lambda: not queue())
+        for command in ("status", "logs"):
+            assert main([command, f"sweep_dir={sweep.folder}"]) == 0
+            out = " ".join(capsys.readouterr().out.split())
+            assert f"2 jobs ended without starting a worker: {job}_0, {job}_1." in out
+            assert f"{job}_0_0_log.out" in out
+            assert said in out
+            assert f"scontrol show job {job}_0" in out
+        assert "FAILED" in slurm("scontrol", "show", "job", f"{job}_0"), "as the message says"
+    assert len(printed["unstarted"]) == 1, "of the launch before"
+    sweep.launch_on_slurm()
+    wait_until(lambda: len(sweep.running()) == 2 or sweep.results())
+    assert main(["status", f"sweep_dir={sweep.folder}"]) == 0
+    assert "without starting" not in capsys.readouterr().out
+
+
+CONTAINER = """#!/bin/bash
+# Stands for a container runtime: checks its arguments, and hides Slurm's commands.
+echo "$@" > {folder}/arguments
+[ "$1 $2 $3" = "exec --nv {folder}/my image.sif" ] && [ "$4" = {python} ] || exit 9
+shift 3
+PATH={folder}/nothing exec "$@"
+"""
+
+
+def test_a_job_in_a_container_in_odd_folders_is_requeued_by_its_script(
+    sweep: Sweep, reference: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With options of sbatch and srun, patterns of Slurm in the folder's name, and planted modules.
+
+    srun's own option --export stands for the container options of Pyxis, which need its plugin.
+    """
+    monkeypatch.chdir(planted(tmp_path / "planted"))
+    runtime = tmp_path / "apptainer"
+    runtime.write_text(CONTAINER.format(folder=tmp_path, python=sys.executable))
+    runtime.chmod(0o755)
+    folder = tmp_path / "100%job %A it's"
+    odd = Sweep(folder, Path(sweep.words[-2].split("=")[1]))
+    [job] = odd.launch_on_slurm(
+        *WHOLE_NODES, "cluster.n_workers=1", "cluster.srun=[--export=ALL,--quiet]",
+        "cluster.sbatch={gres: 'gpu:1', exclude: '127.0.0.12', mail-type: NONE}",
+        f"cluster.python={runtime} exec --nv '{tmp_path}/my image.sif' {sys.executable}",
+    )["job_ids"]  # fmt: skip
+    wait_until(odd.running)
+    assert queue("%j %N")[0].split()[0] == "100-job--A-it-s-chinchilla"
+    assert "127.0.0.12" not in queue("%N")
+    words = slurm("scontrol", "show", "job", job)
+    assert "gres:gpu:1" in words or "gpu:1" in words
+    warn(job)
+    wait_until(lambda: restarts(job) == 1)
+    odd.wait_for_the_end()
+    odd.assert_measured_as(reference, n_interrupted=1)
+    assert [p.name for p in folder.glob("slurm/*/*_log.out")] == [f"{job}_0_log.out"]
+    assert (tmp_path / "arguments").read_text().startswith("exec --nv ")
+
+
+def test_nothing_is_written_if_slurm_does_not_answer(sweep: Sweep, tmp_path: Path):
+    """A later launch is free to choose another recipe."""
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    squeue.chmod(0o755)
+    path = f"{squeue.parent}:{os.environ['PATH']}"
+    launcher = sweep.start(*SLURM, PATH=path)
+    out = launcher.communicate(timeout=120)[0]
+    assert launcher.returncode == 2
+    assert f"it is not known which jobs of {sweep.folder} are queued" in out
+    assert not (sweep.folder / "plan.jsonl").exists()
+    assert sweep.launch_on_slurm("recipe.peak_lr=1e-3")["n_submitted"] == 2

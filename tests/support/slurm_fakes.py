@@ -22,9 +22,11 @@ until mkdir {0}/scripts/$n 2>/dev/null; do n=$((n + 1)); done
 cp "$1" {0}/scripts/$n/script.sh
 comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
-for i in $(seq 0 ${{last:-0}}); do
+if [ "$last" ]; then
+    for i in $(seq 0 $last); do echo "${{n}}_$i|PENDING|Resources|$comment"; done
+else
     echo "$n|PENDING|Resources|$comment"
-done >> {0}/queue
+fi >> {0}/queue
 [ -e {0}/sbatch_fails ] && exit 1
 echo "Submitted batch job $n on cluster c1"
 """
@@ -41,7 +43,7 @@ SCONTROL = """
 SCANCEL = """
 echo "$@" >> {0}/cancelled
 for id in "$@"; do
-    grep -v "^$id|" {0}/queue > {0}/rest
+    grep -v "^$id[_|]" {0}/queue > {0}/rest
     mv {0}/rest {0}/queue
 done
 """
@@ -78,6 +80,10 @@ class FakeSlurm:
 
     def jobs(self) -> list[str]:
         return (self.folder / "queue").read_text().splitlines()
+
+    def arrays(self) -> list[str]:
+        """The array's number of each job."""
+        return [row.split("|")[0].split("_")[0] for row in self.jobs()]
 
     def set_jobs(self, rows: list[str]) -> None:
         (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))

@@ -138,7 +138,18 @@ PROGRAM = (sys.executable, str(Path(__file__).resolve()))  # a worker process wi
 
 
 def start_worker(sweep_dir: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*PROGRAM, str(sweep_dir), str(sweep_dir), "--name", name, *words])
+    folders = f"sweep_dir={sweep_dir}", f"data_dir={sweep_dir}"
+    return subprocess.Popen([*PROGRAM, *folders, f"name={name}", *words])
+
+
+def planted(folder: Path) -> Path:
+    """A folder with files named like modules of Python, of a library and of this package."""
+    folder.mkdir()
+    for name in ("numpy", "random", "queue", "chinchilla"):
+        (folder / f"{name}.py").write_text(
+            f"raise SystemExit('{name}.py of the working folder ran')"
+        )
+    return folder
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -150,6 +161,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 if __name__ == "__main__":
-    from chinchilla.sweep.worker import main
+    from chinchilla.config.compose import compose
+    from chinchilla.sweep.worker import run_worker
 
-    sys.exit(main(train=fake_train))
+    sys.exit(run_worker(compose("worker", sys.argv[1:]), fake_train))

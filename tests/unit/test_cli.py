@@ -39,7 +39,7 @@ def test_help_of_a_command_lists_the_named_options_and_the_chosen_one(say):
     out = say("plan --help").out
     grids = next(line for line in out.splitlines() if line.startswith("  grid="))
     assert grids.split() == ["grid=paper", "or", "demo", "gpu_small"]
-    assert "cluster=slurm or debug demo local slurm_local torchrun" in " ".join(out.split())
+    assert "cluster=slurm or debug demo local manual slurm_local torchrun" in " ".join(out.split())
     assert "chinchilla_70b" in say("train --help").out
 
 
@@ -92,7 +92,7 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "whole number"]),
         ("plan grid.name=null", ["grid.name=null"]),
         ("flops model.d_model=[1", ["cannot be read as key=value"]),
-        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quote the value"]),
+        ("data corpus=text corpus.paths=[a=b", ["cannot be read as key=value", "quote the value"]),
         ("status", ["sweep_dir is missing"]),
         ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
         ("report", ["fits is missing", "fits=FOLDER"]),

@@ -12,10 +12,8 @@ import os
 import re
 import subprocess
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, write_json
@@ -98,10 +96,15 @@ def max_array_size() -> int:
 class QueuedJob:
     """One job, or one element of an array, as shown by squeue."""
 
-    job_id: str  # the array's number for an element of an array
+    name: str  # 41, or 41_0 for an element of an array
     state: str  # PENDING, RUNNING, ...
     reason: str  # why it is pending
     comment: str
+
+    @property
+    def job_id(self) -> str:
+        """Its number, or that of its array."""
+        return self.name.partition("_")[0]
 
     @property
     def live(self) -> bool:
@@ -169,7 +172,7 @@ def queued_jobs(hint: str = NOT_SUBMITTED) -> list[QueuedJob]:
     Raises:
         SlurmError: squeue failed or did not answer.
     """
-    command = ("squeue", "-h", "-r", "-u", user_name(), "-o", "%F|%T|%r|%k")
+    command = ("squeue", "-h", "-r", "-u", user_name(), "-o", "%i|%T|%r|%k")
     out = run_slurm(*command, hint=hint)
     return [QueuedJob(*line.split("|", 3)) for line in out.split("\n") if line.count("|") >= 3]
 
@@ -209,37 +212,3 @@ def _in_doubt(folder: Path) -> bool:
     if (folder / "answer.json").exists():
         return False
     return file_system_now(folder) - (folder / "job.json").stat().st_mtime < SETTLE_SECONDS
-
-
-def jobs_in_queue(sweep_dir: Path) -> dict[str, Any] | None:
-    """Jobs of a sweep in Slurm's queue, for display; None if nothing was ever submitted. Never raises.
-
-    Returns:
-        `unknown`, why nothing is known ("" if Slurm answered); and `jobs`, each with job_class, state,
-        reason, job_id, and n, the number of such jobs.
-    """
-    try:
-        if not (arrays := job_arrays(sweep_dir)):
-            return None
-        own, _ = sweep_jobs(arrays, settle=False, hint=UNKNOWN)
-    except InputError as error:
-        return {"unknown": str(error).removesuffix(f", {UNKNOWN}"), "jobs": []}
-    except OSError as error:  # a folder that was removed or is not readable
-        where = error.filename or sweep_dir
-        return {"unknown": f"{error.strerror or error}: {where}", "jobs": []}
-    counts = Counter((a.job_class, j.state, j.reason, j.job_id) for j, a in own)
-    keys = ("job_class", "state", "reason", "job_id")
-    rows = [{**dict(zip(keys, key, strict=True)), "n": n} for key, n in counts.items()]
-    return {"unknown": "", "jobs": rows}
-
-
-def queue_line(queue: dict[str, Any]) -> str:
-    """The jobs of `jobs_in_queue` in one line."""
-    if queue["unknown"]:
-        return f"queue unknown: {queue['unknown']}"
-    parts = []
-    for job in queue["jobs"]:
-        name = "" if job["job_class"] == "all" else f"{job['job_class']} "
-        reason = f" ({job['reason']})" if job["state"] == "PENDING" else ""
-        parts.append(f"{job['n']} {name}{job['state']}{reason}")
-    return f"jobs in the queue: {', '.join(parts) or 'none'}"

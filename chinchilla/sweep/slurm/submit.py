@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import ClusterConfig
+from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json, write_text
 from chinchilla.core.provenance import code_here
@@ -27,12 +28,18 @@ from chinchilla.sweep.launch import launch_lock
 from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm.unstarted import cancelled_file, unstarted_jobs, unstarted_lines
 
 # Messages of sbatch after which the job may be in the queue nevertheless.
 _DOUBTFUL = re.compile(
     "timed out|no answer|make sense|contact|communicat|zero bytes|unknown reason", re.IGNORECASE
 )
 
+# A warning (USR2) received before Python has installed its handlers would end the job.
+_IGNORE_WARNING = """sh -c 'trap "" USR2; exec "$0" "$@"'"""
+# Options of cluster.sbatch that replace gpus_per_node and host_memory_gb in the batch script.
+_GPU_OPTIONS = {"gres", "gpus", "gpus_per_task", "gpus_per_socket"}
+_MEMORY_OPTIONS = {"mem_per_cpu", "mem_per_gpu"}
 OPTIONAL = ("partition", "account", "qos", "constraint")  # settings of a cluster that may be empty
 JOB = "chinchilla.sweep.slurm.job"
 
@@ -48,10 +55,15 @@ class Submission:
     earlier_job_ids: list[str]  # arrays of this sweep that were in the queue before
     n_earlier: int  # live jobs in them
     n_over_cap: int  # jobs not submitted because of cluster.max_queued_jobs
+    unstarted: list[dict[str, Any]]  # earlier jobs that ended without starting a worker
 
     def text(self) -> str:
         by_class = ", ".join(f"{n} {name}" for name, n in self.job_classes.items())
-        lines = [
+        lines = [f"warning: {line}" for line in unstarted_lines(self.unstarted)[:1]]
+        lines += unstarted_lines(self.unstarted)[1:]
+        if self.unstarted and self.n_submitted:
+            lines.append("  The new jobs end likewise unless the cause has been removed.")
+        lines += [
             f"submitted {_n_workers(self.n_submitted)}{_as_jobs(self.job_ids)}"
             + (f": {by_class}" if len(self.job_classes) > 1 else "")
         ]
@@ -80,6 +92,34 @@ def _as_jobs(ids: list[str]) -> str:
     return f" as job{'' if len(ids) == 1 else 's'} {', '.join(ids)}" if ids else ""
 
 
+def check_submission(cluster: ClusterConfig, sweep_dir: Path, missing: Sequence[RunSpec]) -> None:
+    """Check what a launch needs of the settings and of Slurm, before it writes anything.
+
+    Raises:
+        InputError: Slurm is not installed here or does not answer, n_workers is not set, or the path of
+            the sweep cannot be written into a batch script.
+    """
+    for job_class, specs in assign(missing, cluster):
+        if job_class.cluster.n_workers < 1:
+            raise InputError(
+                "cluster.n_workers=0: set the number of Slurm jobs that share the sweep, such as "
+                f"cluster.n_workers={min(8, len(specs))}."
+            )
+    if re.search(r"[\\\n]", str(sweep_dir)):
+        raise InputError(
+            f"sweep_dir={str(sweep_dir)!r} contains a backslash or a line break, which the names of "
+            "Slurm's logs cannot contain. Choose another folder."
+        )
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind=slurm, but sbatch is not installed here. Launch on a login node, or choose "
+            "cluster=local."
+        )
+    queue.job_arrays(sweep_dir)
+    hint = f"so it is not known which jobs of {sweep_dir} are queued. Nothing was submitted or "
+    queue.queued_jobs(f"{hint}written there; launch again when Slurm answers.")
+
+
 def submit(
     cluster: ClusterConfig,
     sweep_dir: Path,
@@ -102,22 +142,13 @@ def submit(
         run_id: the only run that the jobs train; default: every run of their sizes.
 
     Raises:
-        InputError: Slurm is not installed here, n_workers is not set, a run fits no job class, or
-            Slurm does not answer (then nothing is submitted) or refuses the jobs.
+        InputError: a run fits no job class, or Slurm does not answer (then nothing is submitted) or
+            refuses the jobs.
     """
     groups = assign(missing, cluster)
-    for job_class, specs in groups:
-        if job_class.cluster.n_workers < 1:
-            raise InputError(
-                "cluster.n_workers=0: set the number of Slurm jobs that share the sweep, such as "
-                f"cluster.n_workers={min(8, len(specs))}."
-            )
-    if shutil.which("sbatch") is None:
-        raise InputError(
-            "cluster.kind=slurm, but sbatch is not installed here. Launch on a login node, or choose "
-            "cluster=local."
-        )
-    earlier, jobs = queue.sweep_jobs(queue.job_arrays(sweep_dir))
+    arrays = queue.job_arrays(sweep_dir)
+    earlier, jobs = queue.sweep_jobs(arrays)
+    unstarted = unstarted_jobs(arrays, (job for job, _ in earlier))
     n_queued = sum(job.live for job in jobs)
     ids: list[str] = []
     counts: dict[str, int] = {}  # jobs submitted now, by class
@@ -151,6 +182,7 @@ def submit(
         earlier_job_ids=sorted({j.job_id for j, _ in earlier}),
         n_earlier=len(earlier),
         n_over_cap=n_over_cap,
+        unstarted=unstarted,
     )
 
 
@@ -215,31 +247,50 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     import submitit
 
     suffix = "" if array.job_class == "all" else f"-{array.job_class}"
+    options = sbatch_options(cluster.sbatch)
+    options = {k: v for k, v in options.items() if v is not None and v is not False}
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
-    executor = submitit.SlurmExecutor(folder=str(folder).replace("%", "%%"))
+    job = "%A_%a" if array.n_jobs > 1 else "%j"
+    log = f"{folder}".replace("%", "%%") + f"/{job}"
+    gpus = None if _GPU_OPTIONS.intersection(options) else cluster.gpus_per_node or None
+    executor = submitit.SlurmExecutor(folder="unused")
     executor.update_parameters(
-        job_name=f"chinchilla-{_plain(Path(array.sweep_dir).name)}{suffix}",
+        # The name of the sweep comes first, as squeue shows eight characters.
+        job_name=f"{_plain(Path(array.sweep_dir).name)}{suffix}-chinchilla",
         comment=array.comment,
         time=cluster.timeout_min,
         nodes=cluster.nodes,
         ntasks_per_node=cluster.ranks_per_node,
         cpus_per_task=cluster.cpus_per_task,
-        mem=f"{cluster.host_memory_gb}GB",
-        gpus_per_node=cluster.gpus_per_node or None,
+        mem=None if _MEMORY_OPTIONS.intersection(options) else f"{cluster.host_memory_gb}GB",
+        gpus_per_node=gpus,
         **{key: getattr(cluster, key) or None for key in OPTIONAL},
         signal_delay_s=warning_seconds(60 * cluster.timeout_min),
         setup=list(cluster.setup_lines),
-        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
+        use_srun=False,  # its names of logs would be wrong for a folder such as 100%job
+        teardown=[
+            "code=$?",
+            "# Requeues the job if its program cannot, as it runs in a container without Slurm's commands.",
+            "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+            "job=${job:-$SLURM_JOB_ID}",
+            f"if rm {shlex.quote(str(folder))}/requeue-$job 2>/dev/null &&",
+            '    [ "$(squeue -h -j "$job" -o %T)" = RUNNING ]; then scontrol requeue "$job"; fi',
+            "exit $code",
+            "",
+        ],
         stderr_to_stdout=True,
         wckey=None,
-        additional_parameters={"requeue": True},
+        additional_parameters={"output": f"{log}_0_log.out", "requeue": True, **options},
     )
     if array.n_jobs > 1:
         executor.parameters |= {"map_count": array.n_jobs, "array_parallelism": array.n_jobs}
-    # A warning (USR2) received before Python has installed its handlers would end the job.
-    command = ["env", "--ignore-signal=USR2", sys.executable, "-u", "-m", JOB, str(folder)]
+    srun = ["srun", "--unbuffered", "--output", f"{log}_%t_log.out", "--kill-on-bad-exit=1"]
+    srun += [f"--cpus-per-task={cluster.cpus_per_task}", *cluster.srun]
+    python = cluster.python or shlex.quote(sys.executable)
+    program = ["-P", "-u", "-m", JOB, str(folder)]
+    command = f"{shlex.join(srun)} {_IGNORE_WARNING} {python} {shlex.join(program)}"
     # A private method: pyproject.toml therefore admits submitit 1.5 only.
-    return executor._make_submission_file_text(shlex.join(command), array.comment)
+    return executor._make_submission_file_text(command, array.comment)
 
 
 def _plain(name: str) -> str:
@@ -261,7 +312,11 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
         return {"job_ids": [], "n_jobs": 0}
     with launch_lock(sweep_dir):
         hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
-        jobs, _ = queue.sweep_jobs(queue.job_arrays(sweep_dir), hint=hint)
+        arrays = queue.job_arrays(sweep_dir)
+        jobs, _ = queue.sweep_jobs(arrays, hint=hint)
         if ids := sorted({job.job_id for job, _ in jobs}):
+            for folder, array in arrays.items():
+                if any(array == own for _, own in jobs):
+                    cancelled_file(folder).touch()
             queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
     return {"job_ids": ids, "n_jobs": len(jobs)}

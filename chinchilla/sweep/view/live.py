@@ -16,7 +16,8 @@ from typing import Any, TextIO
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK
 from chinchilla.core.terminal import print_message
 from chinchilla.sweep.run_files import RunFilter
-from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
+from chinchilla.sweep.slurm.unstarted import unstarted_lines
+from chinchilla.sweep.view.jobs import jobs_in_queue, queue_line
 from chinchilla.sweep.view.status import (
     ENDED,
     RunRow,
@@ -130,6 +131,8 @@ def watch(
     if not n_left:
         return EXIT_FAILED if status.counts["failed"] else EXIT_OK
     if not as_json:
+        for line in unstarted_lines(queue["unstarted"]) if queue else ():
+            print_message(line, out)
         print_message(
             f"no job of this sweep is left, but {n_left} run{' has' if n_left == 1 else 's have'} "
             "not ended: run the same sweep command again to continue.",

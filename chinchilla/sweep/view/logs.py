@@ -13,6 +13,8 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.slurm.unstarted import unstarted_lines
+from chinchilla.sweep.view.jobs import jobs_in_queue
 from chinchilla.sweep.view.status import sweep_status
 
 TAIL_BYTES = 1 << 20  # read from the end of a log
@@ -58,6 +60,9 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
         if r.state in ("failed", "diverged") or (r.state in ("waiting", "running") and r.reason)
     ]
     sections = {"runs with errors (details: chinchilla logs run=ID)": problems}
+    unstarted = (jobs_in_queue(sweep_dir) or {}).get("unstarted", [])
+    sections["jobs without a worker"] = unstarted_lines(unstarted)
+    sections |= {row["log"]: _tail(Path(row["log"])) for row in unstarted if row["log"]}
     for path in sorted(sweep_dir.glob("slurm/*/answer.json")):
         if message := _record(path).get("refused"):
             sections[str(path)] = [f"sbatch refused these jobs: {message}"]

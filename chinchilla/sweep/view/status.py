@@ -2,7 +2,7 @@
 
 A run is finished, diverged or failed (according to its result.json), running (a live claim) or waiting.
 No scheduler is queried, so this works on any machine that sees the folder. The jobs in Slurm's queue
-(`slurm.queue.jobs_in_queue`) are shown next to it.
+(`jobs.jobs_in_queue`) are shown next to it.
 """
 
 from collections import Counter

@@ -7,6 +7,9 @@ import pytest
 from small_world import make_speeches
 
 from chinchilla.cli import main
+from chinchilla.commands import plan
+from chinchilla.commands.plan import chosen_precision
+from chinchilla.config import ClusterConfig, RecipeConfig, ResourceConfig
 
 SEVENTY = ["plan", "model=chinchilla_70b", "tokens=1.4e12", "recipe.batch_tokens=2097152"]
 
@@ -79,3 +82,46 @@ def test_a_grid_with_too_few_sizes_at_an_edge_too_few_steps_and_tokens_is_refuse
     assert len(lines) == len(parts)
     for part, line in zip(parts, lines, strict=True):
         assert part in line
+
+
+CPU_CLASS, GPU_CLASS = (
+    ResourceConfig(name="a", gpus_per_node=0, max_params=1e9),
+    ResourceConfig(name="b"),
+)
+
+
+@pytest.mark.parametrize("gpu_here", [True, False])
+@pytest.mark.parametrize(
+    ("cluster", "device", "precision"),
+    [
+        ({"kind": "slurm"}, "auto", "bf16"),
+        ({"kind": "slurm", "gpus_per_node": 0}, "auto", "fp32"),
+        ({"kind": "slurm"}, "cpu", "fp32"),
+        ({"kind": "slurm", "gpus_per_node": 0}, "cuda", "bf16"),
+        ({"kind": "slurm", "resources": [CPU_CLASS]}, "auto", "fp32"),
+        ({"kind": "slurm", "resources": [CPU_CLASS, GPU_CLASS]}, "auto", "bf16"),
+        ({"kind": "manual"}, "auto", "bf16"),
+        ({"kind": "manual", "gpus_per_node": 0}, "auto", "fp32"),
+        ({"kind": "local"}, "cuda:1", "bf16"),
+        ({"kind": "local"}, "cpu", "fp32"),
+        ({"kind": "local"}, "auto", "here"),
+        ({"kind": "debug"}, "auto", "here"),
+    ],
+)  # fmt: skip
+def test_the_precision_is_that_of_the_device_of_the_jobs(
+    monkeypatch: pytest.MonkeyPatch, gpu_here: bool, cluster: dict, device: str, precision: str
+):
+    """Only a local sweep asks this machine, so that a login node without GPU plans as one with."""
+    monkeypatch.setattr(plan, "Path", lambda path: GPU if gpu_here else NO_GPU)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(plan.metadata, "version", lambda name: "2.13.0+cu130")
+    expected = precision if precision != "here" else "bf16" if gpu_here else "fp32"
+    assert chosen_precision(RecipeConfig(), ClusterConfig(**cluster), device) == expected
+
+
+class File:
+    def __init__(self, found: bool) -> None:
+        self.exists = lambda: found
+
+
+GPU, NO_GPU = File(True), File(False)

@@ -1,6 +1,5 @@
 """Composition of settings: YAML options, words of the command line, options of the user."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -29,6 +28,7 @@ GIVEN = {  # the values that only a person can give
     "cancel": ["sweep_dir=s"],
     "fit": ["sweep_dir=s"],
     "report": ["sweep_dir=s"],
+    "worker": ["s"],
     "fetch": ["points=hoffmann", "out=x.csv"],
     "compare": ["fits=[a,b]"],
     "predict": ["budget_flops=1e20"],

@@ -6,11 +6,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import ranks_world
-from sweep_fakes import wait_until
+from sweep_fakes import planted, wait_until
 
 from chinchilla.config import (
     ClusterConfig,
@@ -21,6 +22,7 @@ from chinchilla.config import (
     RuntimeConfig,
     SweepCommand,
     TokenizerConfig,
+    WorkerCommand,
 )
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
@@ -31,9 +33,11 @@ from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
+from chinchilla.sweep.local_pool import WORKER
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
-from chinchilla.sweep.worker import main
-from chinchilla.train.distributed import PeerError, join, slurm_settings
+from chinchilla.sweep.slurm.job import slurm_settings
+from chinchilla.sweep.worker import run_worker
+from chinchilla.train.distributed import PeerError, join
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,8 @@ def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[Run
 
 
 def as_rank(folder: Path, data_dirs: list[Path]) -> None:
-    main([str(folder), str(data_dirs[int(os.environ["RANK"])]), "--threads=1"])
+    data_dir = str(data_dirs[int(os.environ["RANK"])])
+    run_worker(WorkerCommand(sweep_dir=str(folder), data_dir=data_dir, threads=1))
 
 
 def run_ranks(folder: Path, *data_dirs: Path) -> tuple[list[int | None], list[str]]:
@@ -81,10 +86,10 @@ def run_ranks(folder: Path, *data_dirs: Path) -> tuple[list[int | None], list[st
 def start(folder: Path, data_dir: Path) -> list[subprocess.Popen[str]]:
     """Two ranks as torchrun starts them."""
     port = ranks_world.free_port()
-    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads=1"]
+    command = [*WORKER, f"sweep_dir={folder}", f"data_dir={data_dir}", "threads=1"]
     return [
         subprocess.Popen(
-            [*command, str(folder), str(data_dir)],
+            command,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "RANK": str(i), "WORLD_SIZE": "2", "LOCAL_RANK": str(i),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -175,9 +180,29 @@ def test_a_missing_rank_is_reported_in_one_line():
                 "MASTER_PORT": str(port)}  # fmt: skip
     with pytest.raises(PeerError) as error:
         join("cpu", 0, 1.0, settings)
+    assert "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the interface" in str(error.value)
     assert "rank 0 of 2 could not connect to the others at 127.0.0.1" in str(error.value)
     assert "rank 1 of 2: no answer within" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def joins(out: Path, broken: int) -> None:
+    """Join as a rank; the rank `broken` is asked for a GPU, and this machine has none."""
+    try:
+        join("cuda" if os.environ["RANK"] == str(broken) else "cpu", seconds=30.0)
+    except (InputError, PeerError) as error:
+        print(f"{type(error).__name__}: {error}")
+
+
+def test_a_rank_without_a_device_ends_the_others_at_once(tmp_path: Path):
+    out = tmp_path / "out"
+    began = time.monotonic()
+    assert ranks_world.end(ranks_world.start(2, out, joins, out, 1)) == [0, 0]
+    assert time.monotonic() - began < 25
+    first, second = ((out / f"rank-{i}.txt").read_text() for i in range(2))
+    assert "InputError: runtime.device=cuda: this machine has 0 CUDA devices" in second
+    assert first.startswith("PeerError: rank 1 of 2 on ")
+    assert ": runtime.device=cuda: this machine has 0 CUDA devices" in first
 
 
 def test_slurm_sets_the_rank_and_each_start_has_its_own_port():
@@ -193,7 +218,7 @@ def test_slurm_sets_the_rank_and_each_start_has_its_own_port():
 def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
     return SweepCommand(
         grid=GridConfig(budgets=[1e12], models=["64x2"]),
-        cluster=ClusterConfig(kind="torchrun", ranks_per_node=2, **cluster),
+        cluster=ClusterConfig(kind="manual", ranks_per_node=2, **cluster),
         runtime=RuntimeConfig(device="cpu", validation_tokens=256, validation_evals=2),
         format="json",
     )
@@ -211,8 +236,12 @@ def test_the_command_printed_for_torchrun_trains_the_prepared_sweep(
     assert not list(sweep.glob("runs/*/claim-*.json")), "nothing was started"
     program, *words = shlex.split(output["command"])
     assert program == "torchrun"
-    command = [sys.executable, "-m", "torch.distributed.run", *words]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    programs = Path(sys.executable).parent
+    run = subprocess.run(
+        [str(programs / program), *words], capture_output=True, text=True, timeout=240,
+        cwd=planted(tmp_path / "planted"),
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert {RunResult.load(run_dir_of(sweep, s)).status for s in specs} == {"finished"}
     assert launch(asked, specs, sweep, data_dir) == 0

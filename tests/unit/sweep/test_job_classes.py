@@ -192,7 +192,7 @@ def test_a_worker_trains_only_its_job_class_even_when_the_plan_grows(tmp_path: P
     more = replace(specs[1], seed=99)
     make_sweep(tmp_path, [*specs, more])
     assert set(missing_specs(tmp_path, only)) == {specs[1], more}
-    words = [*PROGRAM, str(tmp_path), str(tmp_path)]
+    words = [*PROGRAM, f"sweep_dir={tmp_path}", f"data_dir={tmp_path}"]
     subprocess.run([*words, *only.arguments], check=True, stdout=subprocess.DEVNULL)
     done = [s for s in (*specs, more) if (run_dir_of(tmp_path, s) / "result.json").exists()]
     assert done == [specs[1], more]

@@ -30,7 +30,7 @@ from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.job_classes import Selection
-from chinchilla.sweep.launch import launch, torchrun_command
+from chinchilla.sweep.launch import launch, worker_command
 from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.worker import Worker
@@ -178,18 +178,17 @@ def test_a_killed_worker_is_reported_but_no_failure_if_others_finish(tmp_path: P
 
 HALF = f"""
 import sys; sys.path.insert(0, {str(SUPPORT)!r})
-name = sys.argv[sys.argv.index("--name") + 1]
-if name.endswith("-1"):
-    sys.exit(9)
 from sweep_fakes import fake_train
-from chinchilla.sweep.worker import main
-sys.exit(main(train=fake_train))
+from chinchilla.config.compose import compose
+from chinchilla.sweep.worker import run_worker
+command = compose("worker", sys.argv[1:])
+sys.exit(9 if command.name.endswith("-1") else run_worker(command, fake_train))
 """
 
 LAUNCH = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from sweep_fakes import PROGRAM, SLOW, command, make_specs
-from chinchilla.sweep.launch import launch, torchrun_command
+from chinchilla.sweep.launch import launch
 sweep = Path(sys.argv[1])
 sys.exit(launch(command(kind="local", n_workers=2), make_specs(2, SLOW), sweep, sweep, program=PROGRAM))
 """
@@ -307,16 +306,15 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
     assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0
 
 
-def test_the_torchrun_command_has_nodes_ranks_and_threads():
-    one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
-    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data"), Selection()))
-    assert words == [
-        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.worker",
-        "/runs/it's", "/data", "--threads", "4",
-    ]  # fmt: skip
-    of_train = torchrun_command(one, Path("/runs/it's"), Path("/data"), Selection(run_id="d1m-n2k"))
-    assert shlex.split(of_train) == [*words, "--run=d1m-n2k"]
-    two = torchrun_command(
-        ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"), Selection()
+def test_the_command_of_a_worker_has_nodes_ranks_and_threads():
+    alone = ClusterConfig(kind="manual", threads_per_worker=4)
+    words = shlex.split(worker_command(alone, Path("/runs/it's"), Selection()))
+    assert words == ["chinchilla", "worker", "sweep_dir=/runs/it's", "threads=4"]
+    one = ClusterConfig(kind="manual", ranks_per_node=8)
+    of_train = worker_command(one, Path("/runs"), Selection(run_id="d1m-n2k"))
+    assert of_train == (
+        "torchrun --standalone --nproc-per-node 8 --no-python "
+        "chinchilla worker sweep_dir=/runs run=d1m-n2k"
     )
+    two = worker_command(ClusterConfig(kind="manual", nodes=2), Path("/runs"), Selection())
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

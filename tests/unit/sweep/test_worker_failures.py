@@ -21,11 +21,12 @@ from sweep_fakes import (
     wait_until,
 )
 
-from chinchilla.config import RuntimeConfig
+from chinchilla.cli import main
+from chinchilla.config import RuntimeConfig, WorkerCommand
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
-from chinchilla.sweep import claims, failures, worker
+from chinchilla.sweep import claims, failures
 from chinchilla.sweep.claims import acquire, latest_claim
 from chinchilla.sweep.failures import (
     MAX_ATTEMPTS,
@@ -36,8 +37,8 @@ from chinchilla.sweep.failures import (
     read_attempts,
 )
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.worker import Worker
+from chinchilla.sweep.run_files import run_dir_of, saved_step
+from chinchilla.sweep.worker import Worker, run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
 ROW = make_specs(1)[0].model.seq_len  # 16 rows a batch
@@ -45,6 +46,10 @@ ROW = make_specs(1)[0].model.seq_len  # 16 rows a batch
 
 def work(sweep_dir: Path, train=fake_train, runtime=RUNTIME, **output):
     return Worker(sweep_dir, sweep_dir, runtime, "w", train, **output).run()
+
+
+def as_w(sweep_dir: Path, data_dir: Path) -> WorkerCommand:
+    return WorkerCommand(sweep_dir=str(sweep_dir), data_dir=str(data_dir), name="w")
 
 
 def raising(error: Exception):
@@ -155,7 +160,7 @@ def test_a_node_that_cannot_read_the_data_claims_nothing(tmp_path: Path, capsys,
     (tmp_path / "data").mkdir()
     if text is not None:
         (tmp_path / "data" / "manifest.json").write_text(text)
-    assert worker.main([str(tmp_path / "sweep"), str(tmp_path / "data"), "--name=w"]) == 1
+    assert run_worker(as_w(tmp_path / "sweep", tmp_path / "data")) == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert str(tmp_path / "data") in printed
@@ -207,12 +212,12 @@ def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(
     monkeypatch.setattr(claims, "write_text", full)  # a release
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims, "create_once", full)
-        assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 1
+        assert run_worker(as_w(tmp_path, tmp_path), fake_train) == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert "claim-1.json" in printed
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], raising(error)) == 1
+    assert run_worker(as_w(tmp_path, tmp_path), raising(error)) == 1
     assert read_attempts(run_dir) == []
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -224,7 +229,7 @@ def test_a_folder_that_is_not_writable_is_reported_in_one_line(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     monkeypatch.setattr(Path, "touch", refuse)
-    assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 2
+    assert main(["worker", str(tmp_path), f"data_dir={tmp_path}"]) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert "Read-only file system" in printed
@@ -390,7 +395,7 @@ def pretend_dead(run_dir: Path) -> None:
 def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> None:
     """A worker claims the run and is stopped or killed, `times` times."""
     for i in range(times):
-        step = worker.saved_step(run_dir)
+        step = saved_step(run_dir)
         stalls = failures.count_stalls(run_dir, latest_claim(run_dir), step)
         claim = acquire(run_dir, f"w{i}", step=step, stalls=stalls)
         if saves:

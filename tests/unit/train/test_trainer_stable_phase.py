@@ -14,10 +14,11 @@ import pytest
 from ranks_world import FORKSERVER, end, output_of, start
 from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_at
 
+from chinchilla.config import WorkerCommand
 from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
-from chinchilla.sweep.worker import Worker, main
+from chinchilla.sweep.worker import Worker, run_worker
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
@@ -254,10 +255,10 @@ def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     sweep.mkdir()
     save_plan(specs, sweep / "plan.jsonl")
     save_runtime(make_runtime(checkpoint_minutes=0.001), sweep)
-    words = [str(sweep), str(data_dir), "--threads=1"]
+    command = WorkerCommand(sweep_dir=str(sweep), data_dir=str(data_dir), threads=1)
     draw, killed = random.Random(0), 0
     for left in (1, 3, 5):  # stable phase checkpoints after which the two are killed
-        workers = [FORKSERVER.Process(target=main, args=(words,)) for _ in range(2)]
+        workers = [FORKSERVER.Process(target=run_worker, args=(command,)) for _ in range(2)]
         for worker in workers:
             worker.start()
         deadline = time.monotonic() + 120

@@ -17,7 +17,9 @@ from chinchilla.sweep.slurm import job
 
 
 @pytest.mark.parametrize("code", [0, -signal.SIGTERM, 1])
-def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, code: int):
+def test_a_job_requeues_its_own_element_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+):
     calls, naps, stop = [], [], Stop()
 
     def run(command, **kwargs):
@@ -33,7 +35,7 @@ def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, co
     monkeypatch.setenv("SLURM_JOB_ID", "41")  # the last element's own number is the array's
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
-    assert job.requeue(stop) == 75
+    assert job.requeue(tmp_path, stop) == 75
     assert calls == [["scontrol", "requeue", "41_2"]]
     assert len(naps) == (code != 1)
 
@@ -62,7 +64,7 @@ def test_a_job_is_requeued_if_it_is_to_continue(
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     run_dirs = [run_dir_of(tmp_path, s) for s in specs]
     requeued = []
-    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1) or 75)
+    monkeypatch.setattr(job, "requeue", lambda folder, stop: requeued.append(1) or 75)
     real = job.local_pool.Pool
     monkeypatch.setattr(job.local_pool, "Pool", lambda *a: real(*a[:3], program=PROGRAM))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -86,6 +88,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
         return subprocess.CompletedProcess(command, 0, f"{state}\n", "")
 
     monkeypatch.setattr(job.subprocess, "run", run)
+    monkeypatch.setattr(job.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     monkeypatch.setenv("SLURM_PROCID", "0")
     monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
@@ -95,13 +98,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
 def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     """Exit code of rank 0 in a job of two ranks, with `work(stop, on_lost)` in place of the worker."""
     from chinchilla.sweep import distributed_worker
-    from chinchilla.train import distributed
 
-    monkeypatch.setattr(distributed, "slurm_settings", lambda environment: {})
+    monkeypatch.setattr(job, "slurm_settings", lambda environment: {})
     monkeypatch.setattr(
-        distributed_worker, "work", lambda s, d, stop, *a, on_lost: work(stop, on_lost)
+        distributed_worker, "work", lambda s, d, stop, *a, on_lost, lost_code: work(stop, on_lost)
     )
-    return job._run_rank(job_array(sweep_dir, n_ranks=2))
+    return job._run_rank(job_array(sweep_dir, n_ranks=2), sweep_dir)
 
 
 @pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])
@@ -111,7 +113,7 @@ def test_a_job_stopped_on_another_rank_is_requeued_unless_it_is_ending(
     make_sweep(tmp_path, make_specs(1))
     calls = answers(monkeypatch, state)
     requeued = []
-    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1) or 75)
+    monkeypatch.setattr(job, "requeue", lambda folder, stop: requeued.append(1) or 75)
 
     def work(stop: Stop, on_lost) -> int:
         stop.requested = True  # as rank 0 does for another rank; no signal was seen here
@@ -145,3 +147,15 @@ def test_a_job_that_cannot_train_here_is_not_requeued(
     calls = answers(monkeypatch, "RUNNING")
     assert rank_zero(monkeypatch, tmp_path, lambda stop, on_lost: 1) == 1
     assert calls == []
+
+
+def test_a_job_without_the_variables_of_slurm_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """As in a container that receives no environment."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(job.sys, "argv", ["job", str(tmp_path)])
+    assert job.main() == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("chinchilla: SLURM_JOB_ID is not set. A container ")
+    assert printed.count("\n") == 1

@@ -9,7 +9,7 @@ from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.slurm.queue import jobs_in_queue
+from chinchilla.sweep.view.jobs import jobs_in_queue
 
 
 def status(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str, code: int = 0) -> str:

@@ -38,7 +38,7 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
         "--gpus-per-node=2",
         "--cpus-per-task=8",
         "--kill-on-bad-exit=1",
-        "env --ignore-signal=USR2",
+        'sh -c \'trap "" USR2; exec "$0" "$@"\' ',
         "module load cuda",
     ):
         assert part in text, part
@@ -86,7 +86,7 @@ def test_launching_again_replaces_only_jobs_that_have_ended(
     rows = fake.jobs()
     fake.set_jobs([rows[0], rows[1].replace("PENDING", "COMPLETING")])  # one over, one ending
     launch(on_slurm(), specs, sweep, tmp_path)
-    assert [row.split("|")[0] for row in fake.jobs()] == ["41", "41", "42", "42"]
+    assert fake.arrays() == ["41", "41", "42", "42"]
     settings = on_slurm()
     settings.cluster.n_workers = 5
     settings.format = "json"
@@ -107,7 +107,7 @@ def test_jobs_of_train_train_only_its_run_and_count_only_for_it(tmp_path: Path, 
     assert missing_specs(sweep, array.selection) == specs[:1]
     launch(settings, specs[1:2], sweep, tmp_path)
     launch(on_slurm(), specs, sweep, tmp_path)
-    assert [row.split("|")[0] for row in fake.jobs()] == ["41", "42", "43", "43", "43"]
+    assert fake.arrays() == ["41", "42", "43", "43", "43"]
     launch(settings, specs[2:], sweep, tmp_path)  # a job of the whole sweep will train it
     assert len(fake.jobs()) == 5
 
@@ -132,7 +132,7 @@ def test_arrays_respect_the_sites_limit_and_max_queued_jobs(
     settings = on_slurm(gpus_per_node=1)
     settings.cluster.n_workers, settings.cluster.max_queued_jobs = 9, 12
     launch(settings, make_specs(30), tmp_path / "sweep", tmp_path)
-    assert [row.split("|")[0] for row in fake.jobs()] == ["41"] * 4 + ["42"] * 4 + ["43"]
+    assert fake.arrays() == ["41"] * 4 + ["42"] * 4 + ["43"]
     launch(settings, make_specs(30), tmp_path / "other", tmp_path)
     assert len(fake.jobs()) == 12
     assert "6 more would exceed cluster.max_queued_jobs" in capsys.readouterr().out

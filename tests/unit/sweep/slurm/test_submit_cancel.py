@@ -22,7 +22,7 @@ def test_only_this_sweeps_arrays_are_cancelled(tmp_path: Path, fake: FakeSlurm, 
     before = fake.jobs()
     out = cancel(tmp_path / "one", capsys)
     assert fake.cancelled() == ["41"]
-    assert fake.jobs() == [row for row in before if row.startswith("42|")]
+    assert fake.jobs() == [row for row in before if row.startswith("42_")]
     assert "cancelled 3 jobs: 41." in out
     assert "nothing to cancel" in cancel(tmp_path / "one", capsys)
     assert fake.cancelled() == ["41"]
