@@ -6,6 +6,7 @@ rate from the step. On a CPU a resumed run gives the same bits as an uninterrupt
 the same on all of them.
 """
 
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -81,9 +82,8 @@ def train_run(
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
     try:
+        freeze_modules()
         trainer = Trainer(spec, run_dir, data_dir, runtime, group, stable_phases)
-        gc.collect()
-        gc.freeze()  # exempt existing objects from garbage collection so that it does not stall steps
         try:
             if on_start:
                 on_start(trainer.micro_rows * spec.model.seq_len)
@@ -95,13 +95,24 @@ def train_run(
                 return None
             return trainer.finish(starts)
         finally:
-            gc.unfreeze()
             trainer.close()
     except Exception as error:
         cause = group.failure(error)  # a collective fails on this rank if another rank has failed
         if cause is error:
             raise
         raise cause from error
+
+
+@functools.cache
+def freeze_modules() -> None:
+    """Exempt the objects of loaded modules from garbage collection, once per process.
+
+    A collection would visit all of them, which takes .15 s, during training and between runs.
+    """
+    import torch._dynamo  # noqa: F401 (the first optimizer would import it)
+
+    gc.collect()
+    gc.freeze()
 
 
 class Trainer:
