@@ -146,12 +146,21 @@ class RuntimeConfig(Config, prefix="runtime."):
         0, "Tokens per forward pass; 0 = the whole batch if it fits.", unit="tokens", at_least=0
     )
     checkpoint_minutes: float = setting(10.0, "Time between checkpoints.", unit="minutes", above=0)
+    keep_checkpoints: str = setting(
+        "weights",
+        "What a finished run keeps. all: every checkpoint. last: the last one, 12 bytes per parameter. "
+        "weights: its weights, 4 bytes. none: nothing.",
+        choices=("all", "last", "weights", "none"),
+    )
     log_every_steps: int = setting(10, "Optimizer steps between lines of metrics.", above=0)
     validation_tokens: int = setting(
         65_536, "Tokens of the validation set used at each evaluation.", unit="tokens", above=0
     )
     validation_evals: int = setting(
-        24, "Evaluations of a run, spaced evenly in log steps over its last 7/8.", above=0
+        24,
+        "Evaluations of a run, evenly spaced in log steps over its last 7/8; from 8 on, only as many as "
+        "take a tenth of its FLOPs.",
+        above=0,
     )
     wandb: str = setting(
         "disabled",

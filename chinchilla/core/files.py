@@ -26,14 +26,23 @@ from chinchilla.core.errors import InputError, nearest_path
 
 LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
+# What link() answers on a file system without hard links.
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
 
 def fsync_dir(path: Path) -> None:
-    """Sync a folder, so that renames in it survive a power failure."""
+    """Sync a folder, so that renames in it survive a power failure.
+
+    Some file systems (older CIFS, some FUSE) cannot sync a folder and answer EINVAL. They decide
+    themselves when a rename becomes durable, so that answer is ignored.
+    """
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(fd)
 
@@ -140,38 +149,50 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def create_once(path: Path, text: str) -> bool:
-    """Create `path` with `text` atomically; exactly one of several processes succeeds.
+    """Create `path` with `text`; exactly one of several processes succeeds.
+
+    The complete file is linked to its name. Where the file system has no hard links (FAT, some CIFS
+    and FUSE), the file is created exclusively (O_EXCL) and then written: a reader may find it
+    incomplete for a moment, and a killed process may leave it incomplete.
 
     Returns:
         Whether this call created the file; False if it exists.
-
-    Raises:
-        InputError: the file system has no hard links.
     """
     temporary = temporary_path(path)
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        _write_synced(temporary, text)
         try:
             os.link(temporary, path)
         except FileExistsError:
             # After a lost reply, an NFS client repeats the request and finds its own link.
             if os.stat(temporary).st_nlink != 2:
                 return False
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            try:
+                _write_synced(path, text)
+            except FileExistsError:
+                return False
         fsync_dir(path.parent)
         return True
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise InputError(
-                f"{path.parent}: this file system has no hard links, which workers need to claim runs. Use "
-                "another file system (local disk, NFS, Lustre)."
-            ) from None
         error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    """Create a file and write it; a file that cannot be written completely is removed."""
+    with open(path, "x", encoding="utf-8") as f:
+        try:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-KEPT_CHECKPOINTS = 2  # per run, also after it has ended: the newest and the one before it
+KEPT_CHECKPOINTS = 2  # of a run in training: the newest and the one before it
 _NAME = re.compile(r"step-(\d{8,18})")
 
 

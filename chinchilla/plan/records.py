@@ -200,6 +200,7 @@ class RunResult:
     unique_tokens: int | None = None  # distinct tokens among those read; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
     reused_tokens: int = 0  # tokens of a stable phase that another run trained
+    seconds: dict[str, float] = field(default_factory=dict)  # train, save, evaluate, compile
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:

@@ -14,7 +14,9 @@ from chinchilla.plan.cost import n_at_once, plan_cost, state_bytes
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.job_classes import JobClass, assign
 
-CHECKPOINT_SHARE = 3 / 4  # of a run's state: weights and Adam's two moments, without gradients
+# Of a run's state: weights and Adam's two moments, without gradients; and the weights alone.
+CHECKPOINT_SHARE, WEIGHTS_SHARE = 3 / 4, 1 / 4
+LOSS_BYTES = 4  # per step, in a checkpoint
 CURVE_BYTES = 16  # per step and per validation evaluation, before compression: step and loss
 LINE_BYTES = 160  # of a line in metrics.jsonl, at most
 
@@ -30,7 +32,7 @@ class Estimate:
     price: float
     seconds: float  # wall time with all workers busy
     n_jobs: int  # on Slurm; otherwise processes
-    disk_bytes: float  # checkpoints, curves, metrics, and one checkpoint being written per worker
+    disk_bytes: float  # checkpoints of finished runs and of those in training, curves, metrics
 
 
 def estimate(
@@ -82,7 +84,8 @@ def _of_class(
     # plan_cost assumes one device per run.
     allocated = job_class.devices_per_worker / ranks if ranks > 1 else 1.0
     hours = cost.device_hours * allocated
-    writing = workers * CHECKPOINT_SHARE * max(map(state_bytes, specs))
+    # Each worker's run has the newest checkpoints and one that is being written.
+    in_training = workers * (KEPT_CHECKPOINTS + 1) * max(map(_checkpoint_bytes, specs))
     return Estimate(
         name=job_class.name,
         n_runs=len(specs),
@@ -91,13 +94,24 @@ def _of_class(
         price=hours * cluster.price_per_device_hour,
         seconds=cost.seconds / ranks,
         n_jobs=-(-workers // job_class.workers_per_job),
-        disk_bytes=sum(_disk_bytes(s, runtime) for s in specs) + writing,
+        disk_bytes=sum(_disk_bytes(s, cluster, runtime) for s in specs) + in_training,
     )
 
 
-def _disk_bytes(spec: RunSpec, runtime: RuntimeConfig) -> float:
-    """Disk space of a run: two checkpoints with their losses, one of the stable phase, curve, metrics."""
-    checkpoint = CHECKPOINT_SHARE * state_bytes(spec) + 4 * spec.steps
+def _checkpoint_bytes(spec: RunSpec, share: float = CHECKPOINT_SHARE) -> float:
+    return share * state_bytes(spec) + LOSS_BYTES * spec.steps
+
+
+def _disk_bytes(spec: RunSpec, cluster: ClusterConfig, runtime: RuntimeConfig) -> float:
+    """Disk space of a finished run: its checkpoints, one of the stable phase, curve, metrics."""
+    checkpoint = _checkpoint_bytes(spec)
+    seconds = spec.C / (cluster.peak_flops * cluster.mfu)
+    kept = {
+        "all": checkpoint * (1 + seconds // (60 * runtime.checkpoint_minutes)),
+        "last": checkpoint,
+        "weights": _checkpoint_bytes(spec, WEIGHTS_SHARE),
+        "none": 0.0,
+    }[runtime.keep_checkpoints]
     curve = CURVE_BYTES * (spec.steps + runtime.validation_evals)
     lines = LINE_BYTES * (spec.steps / runtime.log_every_steps + 1)
-    return (KEPT_CHECKPOINTS + (spec.stable_phase is not None)) * checkpoint + curve + lines
+    return kept + (spec.stable_phase is not None) * checkpoint + curve + lines

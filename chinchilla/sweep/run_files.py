@@ -15,7 +15,7 @@ sweep_dir/
         attempts/<n>.json       failed attempts (`failures`)
         error.txt               traceback of the last one
         metrics.jsonl           a line per log point
-        checkpoints/step-*/     the newest two (`train.checkpoint_files`)
+        checkpoints/step-*/     the newest two (`train.checkpoint`); runtime.keep_checkpoints when finished
         curve.npz, result.json  when it has ended
         tensorboard/, wandb/    copies of metrics.jsonl (`tracking.mirror`)
         synced.json             what these copies have received

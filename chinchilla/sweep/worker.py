@@ -32,7 +32,7 @@ from chinchilla.core.errors import (
     error_summary,
     one_line,
 )
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files import remove, writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import (
     STALE_SECONDS,
@@ -285,6 +285,9 @@ class Worker:
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
         if claim.publish("result.json", dataclasses.asdict(result)):
+            if result.status == "finished" and runtime.keep_checkpoints == "none":
+                with contextlib.suppress(OSError):
+                    remove(run_dir / "checkpoints")
             getattr(self.summary, result.status).append(spec.run_id)
             log.info("%s %s", result.status, spec.run_id)
         else:

@@ -1,12 +1,21 @@
 """Validation loss. All runs of a sweep use the same tokens, so that sampling noise cancels."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from chinchilla.config import RuntimeConfig
 from chinchilla.model import Transformer
+from chinchilla.plan.memory import rows_that_fit
+from chinchilla.plan.records import RunSpec
 from chinchilla.train.distributed import SINGLE, RankGroup
+
+PASS_TOKENS = 4096  # of a forward pass, if memory allows; fewer take longer on any device
+# Evaluations of a short run take at most this share of its training FLOPs, but there are at least
+# MIN_EVALUATIONS (if runtime.validation_evals allows), from which a curve can be drawn.
+EVALUATION_SHARE, MIN_EVALUATIONS = 0.1, 8
 
 
 @torch.no_grad()
@@ -39,11 +48,37 @@ def validation_loss(
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 
-def evaluation_steps(steps: int, n: int, stable_steps: int = 0) -> list[int]:
-    """Updates after which to evaluate: at most n, log-spaced from steps / 8 to steps.
+def evaluation_rows(
+    spec: RunSpec,
+    micro_rows: int,
+    runtime: RuntimeConfig,
+    room: float,
+    device: torch.device,
+    group: RankGroup = SINGLE,
+) -> int:
+    """Rows of a rank's forward pass without gradients, equal on all ranks.
 
-    There are none in the first `stable_steps`: whether another run has trained the stable phase
-    must not change the curve.
+    At least those of a micro-batch. More, up to PASS_TOKENS, if they fit into `room` bytes beside the
+    state (only one block's activations are kept at a time) and the micro-batch is not configured.
     """
-    chosen = {round(s) for s in np.geomspace(steps, max(1.0, steps / 8), n)}
-    return sorted(s for s in chosen if s > stable_steps)
+    rows = max(micro_rows, PASS_TOKENS // spec.model.seq_len)
+    if runtime.micro_batch_tokens or rows == micro_rows:
+        return micro_rows
+    shape = replace(spec, batch_tokens=rows * spec.model.seq_len)
+    fitting = rows_that_fit(
+        shape, rows, room, group.shards, True, device.type, fsdp=group.world_size > 1
+    )
+    return max(micro_rows, min(group.gather(fitting)))
+
+
+def evaluation_steps(spec: RunSpec, runtime: RuntimeConfig) -> list[int]:
+    """Updates after which to evaluate, log-spaced from steps / 8 to steps.
+
+    At most runtime.validation_evals, and fewer in a short run (EVALUATION_SHARE). A forward pass takes a
+    third of the FLOPs of an update. There are none in the stable phase: whether another run has
+    trained it must not change the curve.
+    """
+    affordable = int(3 * EVALUATION_SHARE * spec.D / runtime.validation_tokens)
+    n = min(runtime.validation_evals, max(MIN_EVALUATIONS, affordable))
+    chosen = {round(s) for s in np.geomspace(spec.steps, max(1.0, spec.steps / 8), n)}
+    return sorted(s for s in chosen if s > spec.stable_steps)

@@ -58,10 +58,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def state_of(
     model: nn.Module, optimizer: torch.optim.Optimizer, rank: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """This rank's rows of weights and optimizer state, on the CPU; scalars on rank 0 only."""
-    weights = {name: local(p).cpu().contiguous() for name, p in model.named_parameters()}
+    """This rank's rows of weights and optimizer state, not copied; scalars on rank 0 only."""
+    weights = {name: local(p) for name, p in model.named_parameters()}
     state = {
-        f"{key}.{name}": local(value).cpu().contiguous()
+        f"{key}.{name}": local(value)
         for name, p in model.named_parameters()
         for key, value in optimizer.state[p].items()
         if value.dim() or rank == 0
@@ -75,10 +75,16 @@ def load_state(
     weights: dict[str, Tensor],
     state: dict[str, Tensor],
 ) -> None:
-    """Copy what `state_of` returned into the model and its optimizer."""
+    """Copy what `state_of` returned into the model and its optimizer.
+
+    A checkpoint of weights only has no state of the optimizer, and none is set.
+    """
     parameters = dict(model.named_parameters())
     assert weights.keys() == parameters.keys()
     for name, p in parameters.items():
+        if f"step.{name}" not in state:
+            local(p).copy_(weights[name])
+            continue
         moments = {key: torch.zeros_like(p) for key in MOMENTS}
         pairs = [(state[f"{key}.{name}"], moment) for key, moment in moments.items()]
         for rows, target in ((weights[name], p), *pairs):

@@ -69,4 +69,5 @@ def build_result(run: "Trainer", curve: Curve, starts: int) -> RunResult:
         unique_tokens=sum(source.unique for source in use),
         epochs={source.name: source.epochs for source in use},
         reused_tokens=run.reused_steps * spec.batch_tokens,
+        seconds={"train": seconds, **run.other_seconds},
     )

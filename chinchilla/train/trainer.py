@@ -6,10 +6,11 @@ rate from the step. On a CPU a resumed run gives the same bits as an uninterrupt
 the same on all of them.
 """
 
+import functools
 import gc
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,21 +23,17 @@ from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
-from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.checkpoint_files import LOSSES
 from chinchilla.train.dataloader import BatchLoader
 from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.divergence import DIVERGENCE_STEPS, divergence
-from chinchilla.train.evaluate import evaluation_steps, validation_loss
+from chinchilla.train.evaluate import evaluation_rows, evaluation_steps, validation_loss
 from chinchilla.train.forward_backward import ForwardBackward
-from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
-from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
+from chinchilla.train.fsdp import build_model, clip_gradients, reduce_copies
+from chinchilla.train.optim import build_optimizer, set_learning_rate
 from chinchilla.train.preflight import check_run_folder, open_data
 from chinchilla.train.result import build_result
+from chinchilla.train.saving import Saving
 from chinchilla.train.schedule import learning_rate
-
-# Of a shared stable phase, which must not depend on the run that trained it.
-NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}
 
 
 def train_run(
@@ -69,7 +66,7 @@ def train_run(
         on_start: called with the tokens of a micro-batch before the first update.
         on_progress: called with (updates done, mean loss of the last log_every_steps steps) at log points.
         should_stop: checked before every update; if true, save a checkpoint and return None.
-        still_mine: checked before anything is written; if false, return None.
+        still_mine: checked before anything is written or renamed into place; if false, return None.
         group: the processes that train this run together.
         stable_phases: folder in which runs share stable phases (`train.schedule`); None = do not
             share.
@@ -85,9 +82,8 @@ def train_run(
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
     try:
+        freeze_modules()
         trainer = Trainer(spec, run_dir, data_dir, runtime, group, stable_phases)
-        gc.collect()
-        gc.freeze()  # exempt existing objects from garbage collection so that it does not stall steps
         try:
             if on_start:
                 on_start(trainer.micro_rows * spec.model.seq_len)
@@ -99,13 +95,24 @@ def train_run(
                 return None
             return trainer.finish(starts)
         finally:
-            gc.unfreeze()
             trainer.close()
     except Exception as error:
         cause = group.failure(error)  # a collective fails on this rank if another rank has failed
         if cause is error:
             raise
         raise cause from error
+
+
+@functools.cache
+def freeze_modules() -> None:
+    """Exempt the objects of loaded modules from garbage collection, once per process.
+
+    A collection would visit all of them, which takes .15 s, during training and between runs.
+    """
+    import torch._dynamo  # noqa: F401 (the first optimizer would import it)
+
+    gc.collect()
+    gc.freeze()
 
 
 class Trainer:
@@ -121,9 +128,6 @@ class Trainer:
         stable_phases: Path | None = None,
     ) -> None:
         self.spec, self.run_dir, self.runtime, self.group = spec, run_dir, runtime, group
-        self.stable_phase_dir = (
-            stable_phases / spec.stable_phase_id if stable_phases and spec.stable_phase else None
-        )
         self.started = datetime.now(UTC)
         with group.raise_together():
             self.data = open_data(spec, data_dir)
@@ -144,6 +148,9 @@ class Trainer:
                 torch.cuda.reset_peak_memory_stats(self.device)
             self.optimizer = build_optimizer(self.model, spec)
         self.micro_rows = self._micro_batch_rows()
+        self.evaluation_rows = evaluation_rows(
+            spec, self.micro_rows, runtime, devices.memory_room(self.device), self.device, group
+        )
         single = group.world_size == 1
         self.forward_backward = ForwardBackward(
             self.model,
@@ -157,26 +164,24 @@ class Trainer:
             may_fall_back=single,
         )
         self.loader = BatchLoader(self.data, spec, self.rows, self.device, group)
-        self.evaluation_steps = set(
-            evaluation_steps(spec.steps, runtime.validation_evals, spec.stable_steps)
-        )
+        self.evaluation_steps = set(evaluation_steps(spec, runtime))
         # Losses stay on the device until a log point, so that no step waits for it. They are this
-        # rank's part of each loss until `_sum_losses`.
+        # rank's part of each loss until `sum_losses`.
         self.losses = torch.zeros(spec.steps, device=self.device)
         self.step = 0  # updates done
         self.summed_step = 0  # self.step when losses were last summed over ranks
-        self.saved_step = 0  # self.step at the last checkpoint
         self.reused_steps = 0  # updates of a stable phase that another run trained
         self.evaluations: list[list[float]] = []  # [updates done, validation loss]
         self.diverged = ""  # reason, if so
         self.timer = devices.Timer(self.device)
-        self._start_or_resume()
+        self.other_seconds = {"save": 0.0, "evaluate": 0.0, "compile": 0.0}
+        self.saving = Saving(self, stable_phases)
+        self.saving.restore()
         self.logbook: MetricsWriter | None = None
         with group.raise_together():
             if group.rank == 0:
                 self.logbook = MetricsWriter(run_dir, spec, runtime, self.step)
         self.first_step, self.first_seconds = self.step, self.timer.seconds
-        self.saved_at = time.perf_counter()
         self.timer.start()
 
     def train(
@@ -192,19 +197,9 @@ class Trainer:
         """
         spec, log_every = self.spec, self.runtime.log_every_steps
         while self.step < spec.steps and not self.diverged:
-            # Ranks have to act together, so a signal or an elapsed interval on one counts for all.
-            waited = time.perf_counter() - self.saved_at
-            stop, save_due = self.group.any_rank(
-                should_stop(), waited > 60 * self.runtime.checkpoint_minutes
-            )
-            if stop:
-                self.save_checkpoint(still_mine)
+            stop, mine = self.saving.before_step(should_stop, still_mine)
+            if stop or not mine:
                 return False
-            if save_due and not self.save_checkpoint(still_mine):
-                return False  # another worker has taken over the run
-            at_cooldown = self.step == spec.stable_steps
-            if self.stable_phase_dir and at_cooldown and self.reused_steps < self.step:
-                self.save_stable_phase()  # unless this very checkpoint was reused
 
             self.train_step()
 
@@ -212,8 +207,8 @@ class Trainer:
                 self.evaluate()
             if self.step % log_every == 0 or self.step == spec.steps or self.diverged:
                 on_progress(self.step, self.log())
-        if not self.diverged and not self.save_checkpoint(still_mine):
-            return False  # a diverged run is never resumed
+        if not self.saving.save(still_mine, wait=True):
+            return False
         return not any(self.group.any_rank(not still_mine()))
 
     def train_step(self) -> None:
@@ -223,8 +218,8 @@ class Trainer:
         # The batch is a function of (seed, step): a resumed run reads the same tokens.
         tokens = self.loader.batch(self.step)  # (rows, seq_len + 1), this rank's part
         if not self.forward_backward.prepared:
-            with self.timer.paused():
-                self.forward_backward.prepare(tokens)  # compile
+            with self.apart("compile"):
+                self.forward_backward.prepare(tokens)
 
         # Forward and backward. Micro-batches bound the memory of activations: their gradients add
         # up to those of the whole batch, because each loss is divided by the batch's tokens.
@@ -246,8 +241,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Measure the validation loss."""
-        with self.timer.paused():
-            loss = validation_loss(self.model, self.validation_rows, self.micro_rows, self.group)
+        with self.apart("evaluate"):
+            loss = validation_loss(
+                self.model, self.validation_rows, self.evaluation_rows, self.group
+            )
         if np.isfinite(loss):
             self.evaluations.append([self.step, loss])
         else:  # the weights are not finite either, so all later losses would be the same
@@ -256,7 +253,7 @@ class Trainer:
     def log(self) -> float:
         """Write a line of metrics and set `diverged`; returns the mean loss of the last steps."""
         log_every = self.runtime.log_every_steps
-        self._sum_losses()
+        self.sum_losses()
         window = self.losses[max(0, self.step - log_every) : self.step]
         loss = float(window.mean())  # waits for the device
         seconds = self.timer.read() - self.first_seconds
@@ -282,29 +279,13 @@ class Trainer:
         )
         return loss
 
-    def save_checkpoint(self, still_mine: Callable[[], bool]) -> bool:
-        """Save everything that the next update depends on, unless that is already saved.
-
-        Returns:
-            False if another worker has taken over the run; then nothing is written.
-        """
-        if self.step == self.saved_step:
-            return True
-        if any(self.group.any_rank(not still_mine())):
-            return False
+    @contextmanager
+    def apart(self, activity: str) -> Iterator[None]:
+        """Count the time spent in the with block as `activity`, not as training."""
         with self.timer.paused():
-            save_checkpoint(self.run_dir / "checkpoints", self.spec, self._state(), self.group)
-        self.saved_step, self.saved_at = self.step, time.perf_counter()
-        return True
-
-    def save_stable_phase(self) -> None:
-        """Save the state at the start of the cool-down for runs of other lengths."""
-        folder, stable_phase = self.stable_phase_dir, self.spec.stable_phase
-        assert folder is not None
-        assert stable_phase is not None
-        with self.timer.paused():
-            state = replace(self._state(), progress=NO_PROGRESS)  # equal for all runs that save it
-            save_checkpoint(folder, stable_phase, state, self.group, keep_all=True)
+            began = time.perf_counter()
+            yield
+            self.other_seconds[activity] += time.perf_counter() - began
 
     def finish(self, starts: int) -> RunResult:
         """Write curve.npz and build the result."""
@@ -318,6 +299,7 @@ class Trainer:
 
     def close(self) -> None:
         """Stop the threads and release what the run has changed in this process."""
+        self.saving.writer.close()
         devices.keep_freed_memory(self.device, False)
         self.loader.close()
         if self.logbook:
@@ -338,48 +320,7 @@ class Trainer:
         )
         return min(self.group.gather(own))
 
-    # State, for checkpoints
-
-    def _start_or_resume(self) -> None:
-        """Load this run's newest checkpoint, else a shared stable phase, else initial weights."""
-        spec, group = self.spec, self.group
-        checkpoint, warnings = load_checkpoint(self.run_dir / "checkpoints", spec, group)
-        if checkpoint is None and self.stable_phase_dir and spec.stable_phase:
-            checkpoint, more_warnings = load_checkpoint(
-                self.stable_phase_dir, spec.stable_phase, group, max_step=spec.stable_steps
-            )
-            warnings += more_warnings
-            self.reused_steps = checkpoint.step if checkpoint else 0
-        for line in warnings if group.rank == 0 else ():
-            print(f"warning: {line}", flush=True)
-        with group.raise_together():
-            if checkpoint is None:
-                init_weights(self.model, spec.seed, group)
-            else:
-                load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
-        if checkpoint is not None:
-            self._continue_from(checkpoint)
-
-    def _continue_from(self, checkpoint: Checkpoint) -> None:
-        """Set what has been measured up to a checkpoint."""
-        self.step = self.saved_step = self.summed_step = checkpoint.step
-        self.losses[: self.step] = checkpoint.optimizer[LOSSES].to(self.device)
-        self.evaluations = checkpoint.progress["evaluations"]
-        self.timer.seconds = checkpoint.progress["train_seconds"]
-        self.reused_steps = checkpoint.progress.get("reused_steps", self.reused_steps)
-
-    def _state(self) -> Checkpoint:
-        """This rank's part of a checkpoint."""
-        progress = {"train_seconds": self.timer.seconds, "evaluations": self.evaluations}
-        if self.reused_steps:
-            progress["reused_steps"] = self.reused_steps
-        self._sum_losses()
-        weights, optimizer = state_of(self.model, self.optimizer, self.group.rank)
-        if self.group.rank == 0:
-            optimizer[LOSSES] = self.losses[: self.step].cpu().clone()
-        return Checkpoint(self.step, weights, optimizer, progress)
-
-    def _sum_losses(self) -> None:
+    def sum_losses(self) -> None:
         """Sum the latest losses over ranks; all ranks call this."""
         if self.group.world_size > 1:
             new = self.losses[self.summed_step : self.step]

@@ -90,7 +90,8 @@ def test_invalid_checkpoint_states_are_skipped_with_one_line(
     import torch
 
     from chinchilla.core.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_files
+    from chinchilla.train import checkpoint
+    from chinchilla.train.checkpoint import files as checkpoint_files
 
     progress = {"train_seconds": 0.0, "evaluations": []}
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, progress)

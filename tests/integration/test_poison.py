@@ -230,7 +230,8 @@ def test_payloads_in_a_checkpoint(tmp_path: Path):
     import torch
 
     from chinchilla.core.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_files
+    from chinchilla.train import checkpoint
+    from chinchilla.train.checkpoint import files as checkpoint_files
 
     def zipped() -> bytes:
         out = io.BytesIO()
@@ -259,7 +260,8 @@ def test_payloads_in_a_checkpoint(tmp_path: Path):
 def test_a_checkpoint_that_lists_files_outside_its_folder(tmp_path: Path):
     import torch
 
-    from chinchilla.train import checkpoint, checkpoint_files
+    from chinchilla.train import checkpoint
+    from chinchilla.train.checkpoint import files as checkpoint_files
 
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {}, {})
     path = checkpoint.save_checkpoint(tmp_path, SPEC, made)

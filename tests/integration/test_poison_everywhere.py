@@ -194,7 +194,8 @@ def test_payloads_in_checkpoints_are_skipped_by_name(tmp_path: Path, payload):
     import torch
 
     from chinchilla.core.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_files
+    from chinchilla.train import checkpoint
+    from chinchilla.train.checkpoint import files as checkpoint_files
 
     made = checkpoint.Checkpoint(
         5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,7 +33,9 @@ from train_world import (
 )
 
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.train import checkpoint, checkpoint_files, train_run, trainer
+from chinchilla.train import saving, train_run
+from chinchilla.train.checkpoint import files as checkpoint_files
+from chinchilla.train.checkpoint import save as save_module
 
 STEPS = 8
 RUNTIME = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // 2, checkpoint_minutes=EVERY_UPDATE)
@@ -73,7 +76,7 @@ class Bits:
     def of(cls, run_dir: Path, result: RunResult | None = None) -> "Bits":
         result = result or RunResult.load(run_dir)
         assert result.final_loss is not None
-        last = run_dir / "checkpoints" / f"step-{STEPS:08d}" / checkpoint.WEIGHTS
+        last = run_dir / "checkpoints" / f"step-{STEPS:08d}" / checkpoint_files.WEIGHTS
         weights = hashlib.sha256(last.read_bytes()).hexdigest()
         losses = Curve.load(run_dir).loss.tobytes()
         return cls(result.final_loss, result.validation_loss["validation"], losses, weights)
@@ -91,15 +94,17 @@ def newest_step(run_dir: Path) -> int:
 def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
     """Call `tell(save, call)` after each system call of a save, both counted from 1.
 
-    Before an fsync counts too: what was written is in memory only.
+    Before an fsync counts too: what was written is in memory only. Training waits for each save, so
+    that there is one after each update.
     """
     saves = calls = 0
-    inside = False
-    save_file, save = checkpoint.save_file, trainer.save_checkpoint
+    writer, room = save_module.CheckpointWriter, checkpoint_files.available_memory
+    write_tensors, start = save_module.write_tensors, writer.start
+    starting = False
 
     def step() -> None:
         nonlocal calls
-        if inside:
+        if starting or threading.current_thread().name == "checkpoint":
             calls += 1
             tell(saves, calls)
 
@@ -113,23 +118,26 @@ def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
 
         return call
 
-    def hooked_save(*args: Any, **kwargs: Any) -> Path:
-        nonlocal saves, calls, inside
-        saves, calls, inside = saves + 1, 0, True
+    def hooked_start(*args: Any, **kwargs: Any) -> None:
+        nonlocal saves, calls, starting
+        saves, calls, starting = saves + 1, 0, True
         try:
-            return save(*args, **kwargs)
+            start(*args, **kwargs)
         finally:
-            inside = False
+            starting = False
 
     real = {name: getattr(os, name) for name in CALLS}
     try:
-        trainer.save_checkpoint = hooked_save
-        checkpoint.save_file = hooked("save_file", save_file)
+        checkpoint_files.available_memory = lambda: 0.0
+        writer.start = hooked_start  # type: ignore[method-assign]
+        save_module.write_tensors = hooked("write_tensors", write_tensors)
         for name in CALLS:
             setattr(os, name, hooked(name, real[name]))
         yield
     finally:
-        trainer.save_checkpoint, checkpoint.save_file = save, save_file
+        checkpoint_files.available_memory = room
+        writer.start = start  # type: ignore[method-assign]
+        save_module.write_tensors = write_tensors
         for name in CALLS:
             setattr(os, name, real[name])
 
@@ -155,7 +163,7 @@ def count_calls(spec: RunSpec, run_dir: Path, data_dir: Path, out: Path) -> None
 
 def resume(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
     """A process that resumes the run to its end and records from which step."""
-    load = trainer.load_checkpoint
+    load = saving.load_checkpoint
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         found, complaints = load(*args, **kwargs)
@@ -163,7 +171,7 @@ def resume(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
         (run_dir.parent / f"{run_dir.name}.resumed").write_text(json.dumps(output))
         return found, complaints
 
-    trainer.load_checkpoint = noted
+    saving.load_checkpoint = noted
     train_and_save(spec, run_dir, data_dir, RUNTIME)
 
 

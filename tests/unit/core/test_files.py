@@ -260,6 +260,55 @@ def test_create_once_never_replaces_a_file(tmp_path):
     assert names(tmp_path / "x") == ["x"]
 
 
+def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
+    """Older CIFS and some FUSE answer EINVAL. Other errors, and those of files, are raised."""
+    real, number = os.fsync, errno.EINVAL
+
+    def fsync(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(number, os.strerror(number))
+        real(fd)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    make_dirs(tmp_path / "a" / "b")
+    write_text(tmp_path / "a" / "b" / "x", "text")
+    assert create_once(tmp_path / "a" / "b" / "y", "text")
+    assert names(tmp_path / "a" / "b" / "x") == ["x", "y"]
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "x", "text")
+    monkeypatch.setattr(files.os, "fsync", raising(errno.EINVAL))
+    with pytest.raises(OSError, match="Invalid argument"):
+        write_text(tmp_path / "x", "text")
+
+
+def raising(number):
+    def call(*args):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_a_file_of_a_full_disk_without_hard_links_is_not_left_incomplete(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "link", raising(errno.EPERM))
+    real, calls = os.fsync, []
+
+    def full_at_the_second_file(fd):
+        calls.append(fd)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    monkeypatch.setattr(files.os, "fsync", full_at_the_second_file)
+    with pytest.raises(OSError, match="No space left") as error:
+        create_once(tmp_path / "x", "text")
+    assert error.value.filename == str(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+    assert create_once(tmp_path / "x", "text")
+    assert not create_once(tmp_path / "x", "other")
+    assert (tmp_path / "x").read_text() == "text"
+
+
 def test_make_dirs_syncs_every_parent(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(files, "fsync_dir", synced.append)

@@ -1,14 +1,15 @@
 import dataclasses
+import errno
 import json
 import os
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sweep_fakes import wait_until
 
-from chinchilla.core.errors import InputError
 from chinchilla.core.files import create_once, temporary_path
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status, file_system_now, latest_claim
@@ -152,13 +153,30 @@ def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.Monkey
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_file_system_without_hard_links_is_reported(tmp_path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_hard_links_one_of_many_workers_gets_a_run(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, number: int
+):
     def no_links(a: Path, b: Path) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(InputError, match="no hard links"):
-        acquire(tmp_path, "w")
+    with ThreadPoolExecutor(8) as pool:
+        claims = [c for c in pool.map(lambda i: acquire(tmp_path, f"w{i}"), range(8)) if c]
+    [claim] = claims
+    assert acquire(tmp_path, "late") is None
+    assert claim.publish("result.json", {"loss": 1.0})
+    assert not create_once(tmp_path / "result.json", "again")
+    claim.release()
+    assert latest_claim(tmp_path).released
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_hard_links_an_incomplete_claim_counts_as_held(tmp_path):
+    """Its worker has created the file and not yet written it."""
+    (tmp_path / "claim-1.json").touch()
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == "held"
+    assert acquire(tmp_path, "w") is None
 
 
 # Claims that cannot be read

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from train_world import make_spec
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import sha256_file, temporary_path
-from chinchilla.train import checkpoint, checkpoint_files
-from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save, save_checkpoint
+from chinchilla.train.checkpoint import files as checkpoint_files
 
 SPEC = make_spec()
 FILES = ("MANIFEST.json", "optimizer.safetensors", "state.json", "weights.safetensors")
@@ -161,6 +162,22 @@ def test_the_partial_checkpoint_of_a_killed_save_is_deleted_unread(tmp_path: Pat
     assert names(tmp_path) == ["step-00000010"]
 
 
+def test_tensor_files_have_the_bytes_that_safetensors_writes(tmp_path: Path):
+    """Several dtypes, a scalar, an empty tensor, a name outside ASCII, rows of a larger tensor."""
+    tensors = {
+        "b": torch.randn(6, 4)[2:5],
+        "a.\u00fc": torch.randn(5).bfloat16(),
+        "z": torch.tensor(3.0),
+        "e": torch.zeros(0, 3),
+        "d": torch.randn(2, 3, dtype=torch.float64).t(),
+    }
+    for name, some in (("all", tensors), ("none", {})):
+        digest = checkpoint_files.write_tensors(tmp_path / name, some)
+        expected = safetensors_bytes({k: v.contiguous() for k, v in some.items()})
+        assert (tmp_path / name).read_bytes() == expected
+        assert digest == sha256_file(tmp_path / name)
+
+
 def no_space(*args: object, **kwargs: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -180,13 +197,12 @@ def failing_after(real, n: int):
 # Each call of each kind that one save makes: state.json, 2 tensor files, the manifest, the rename;
 # fsync of state.json and its folder, of 2 tensor files, of the manifest and its folder, of the parent.
 FAULTS = [
-    (checkpoint, "write_json", 0),
-    *((checkpoint, "save_file", n) for n in range(2)),
-    (checkpoint, "write_text", 0),
+    *((save, "write_text", n) for n in range(2)),
+    *((save, "write_tensors", n) for n in range(2)),
     *((os, "fsync", n) for n in range(7)),
     *((os, "replace", n) for n in range(2)),
     (os, "rename", 0),
-    (checkpoint, "fsync_dir", 0),
+    (save, "fsync_dir", 0),
 ]
 
 

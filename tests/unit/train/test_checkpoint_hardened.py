@@ -16,7 +16,8 @@ from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_a
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import TokenData
-from chinchilla.train import checkpoint, checkpoint_files, train_run
+from chinchilla.train import train_run
+from chinchilla.train.checkpoint import files as checkpoint_files
 from chinchilla.train.checkpoint import load_checkpoint
 
 # Power cuts
@@ -272,7 +273,7 @@ def test_a_killed_deletion_leaves_no_partial_checkpoint(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "remove", die)
+        patch.setattr(checkpoint_files, "remove", die)
         with pytest.raises(KeyboardInterrupt):
             saved(tmp_path, 30)
     assert [n for n in names(tmp_path) if not n.startswith(".")] == [

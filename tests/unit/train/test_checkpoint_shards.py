@@ -17,8 +17,14 @@ from test_checkpoint import SPEC, empty, flip, made, names, truncate
 from train_world import make_spec
 
 from chinchilla.core.errors import InputError
-from chinchilla.train import checkpoint, checkpoint_files
-from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from chinchilla.train.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    load_checkpoint,
+    save,
+    save_checkpoint,
+)
+from chinchilla.train.checkpoint import files as checkpoint_files
 from chinchilla.train.distributed import RankGroup
 
 
@@ -149,15 +155,15 @@ def test_a_full_disk_on_one_rank_keeps_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ):
     saved(tmp_path, 3, 10)
-    real = checkpoint.save_file
+    real = save.write_tensors
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(path: Path, *args: Any) -> str:
         if f"optimizer-{rank:05d}" in path.name:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(tensors, path)
+        return real(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(save, "write_tensors", full)
         out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     for i, error in enumerate(out):
         assert "a checkpoint needs" in str(error)
@@ -168,7 +174,20 @@ def test_a_full_disk_on_one_rank_keeps_the_older_checkpoint(
     assert loaded(tmp_path, 2) == (20, [])
 
 
-@pytest.mark.parametrize("call", ["mkdir", "write_json", "write_text", "rename", "sha256_file"])
+def test_a_claim_that_is_lost_on_one_rank_discards_the_shards_of_all(tmp_path: Path):
+    saved(tmp_path, 3, 10)
+
+    def write(ranks: RankGroup) -> bool:
+        writer = CheckpointWriter(ranks)
+        writer.start(tmp_path, SPEC, cut(20, ranks))
+        return writer.finish(still_mine=lambda: ranks.rank != 1)
+
+    assert on_ranks(3, write) == [False] * 3
+    assert names(tmp_path) == ["step-00000010"]
+    assert loaded(tmp_path, 3) == (10, [])
+
+
+@pytest.mark.parametrize("call", ["mkdir", "write_text", "rename", "manifest_text"])
 def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
@@ -178,7 +197,7 @@ def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os if call in ("mkdir", "rename") else checkpoint, call, broken)
+        patch.setattr(os if call in ("mkdir", "rename") else save, call, broken)
         out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     assert all(isinstance(error, Exception) for error in out)
     assert names(tmp_path) == ["step-00000010"]

@@ -4,13 +4,16 @@
 
 MANIFEST.json holds the SHA-256 of each file and of itself. With several shards there is a pair of
 tensor files for each, such as weights-00000-of-00004.safetensors. A shard holds the same rows of
-every tensor; scalars and the loss history are in the first shard only.
+every tensor; scalars and the loss history are in the first shard only. In a checkpoint of weights
+only, the optimizer's file holds the loss history and nothing else.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,10 @@ from safetensors.torch import load_file
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, sha256_file
+from chinchilla.core.files import read_json, remove, sha256_file, temporary_path
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
+from chinchilla.train.checkpoint.host import available_memory
 from chinchilla.train.distributed import RankGroup
 
 SCHEMA = 4
@@ -31,10 +35,44 @@ LOSSES = "losses"  # key in the optimizer's file: the loss of every step so far
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}  # in safetensors
+DAMAGED_PREFIX = "damaged-"  # a damaged checkpoint is renamed, and deleted after the next save
+STAGING_SHARE = 0.8  # share of the host's available memory that a copy of the state may take
+CHUNK_BYTES = 16 << 20  # written and hashed at a time
 
 
 class Damaged(Exception):
     """The checkpoint differs from what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that the next update depends on; tensors contain this rank's rows."""
+
+    step: int  # updates done
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]  # exp_avg.<name>, exp_avg_sq.<name>, step.<name>, losses
+    progress: dict[str, Any]  # plain JSON: training seconds, validation evaluations so far
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of this rank's tensors."""
+        return sum(t.nbytes for t in (*self.weights.values(), *self.optimizer.values()))
+
+    @property
+    def weights_only(self) -> "Checkpoint":
+        """The same without the optimizer's moments: enough for a run that has done all updates."""
+        return replace(self, optimizer={k: v for k, v in self.optimizer.items() if k == LOSSES})
+
+    def staged(self) -> "Checkpoint | None":
+        """A copy in host memory, which later updates do not change; None if there is no room."""
+        if self.n_bytes > STAGING_SHARE * available_memory():
+            return None
+        weights, optimizer = (
+            {name: t.to("cpu", copy=True) for name, t in tensors.items()}
+            for tensors in (self.weights, self.optimizer)
+        )
+        return replace(self, weights=weights, optimizer=optimizer)
 
 
 def newest_first(folder: Path) -> list[Path]:
@@ -65,6 +103,53 @@ def manifest_text(body: dict[str, Any]) -> str:
     """The manifest as written to disk, with its own SHA-256 appended."""
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    check: Callable[[], None] = lambda: None,
+) -> str:
+    """Write and sync a safetensors file, hashing its bytes on the way to the disk.
+
+    The bytes are those of `safetensors.torch.save_file`, which cannot hash what it writes: a length, a
+    JSON header padded to a multiple of 8 bytes, and the tensors, those of wide dtypes first.
+
+    Args:
+        path: the file to create.
+        tensors: on any device; one at a time is copied to the host.
+        check: called before each chunk; an exception from it ends the write.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+    """
+    header: dict[str, Any] = {}
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    end = 0
+    for name in names:
+        t, begin, end = tensors[name], end, end + tensors[name].nbytes
+        shape = list(t.shape)
+        header[name] = {"dtype": DTYPES[t.dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with open(path, "xb", buffering=0) as f:
+
+        def write(data: memoryview) -> None:
+            for start in range(0, len(data), CHUNK_BYTES):
+                check()
+                chunk = data[start : start + CHUNK_BYTES]
+                digest.update(chunk)
+                while chunk:  # the system may write a part, as at a file size limit
+                    chunk = chunk[f.write(chunk) :]
+
+        write(memoryview(len(text).to_bytes(8, "little") + text))
+        for name in names:
+            if tensors[name].nbytes:
+                host = tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8)
+                write(host.numpy().data)
+        os.fsync(f.fileno())
+    return digest.hexdigest()
 
 
 def verify(path: Path, group: RankGroup) -> int:
@@ -160,3 +245,30 @@ def read_rows(files: Sequence[Path], group: RankGroup) -> dict[str, torch.Tensor
                 begin += n_rows
             tensors[name] = torch.cat(pieces) if pieces else shards[0].get_tensor(name)[:0]
     return tensors
+
+
+def delete(path: Path) -> None:
+    """Rename, then delete: a partly deleted folder never has a checkpoint's name."""
+    with contextlib.suppress(OSError):
+        temporary = temporary_path(path)
+        os.rename(path, temporary)
+        remove(temporary)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint so that it can be inspected; another process may do the same."""
+    target = path.with_name(f"{DAMAGED_PREFIX}{path.name}")
+    if os.path.lexists(target):
+        delete(target)
+    with contextlib.suppress(OSError):
+        os.rename(path, target)
+
+
+def refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:
+    """Raise InputError if the checkpoint's spec differs from this run's."""
+    differences = RunSpec.from_dict(state["spec"], str(path / STATE)).differences(spec)
+    if differences:
+        raise InputError(
+            f"checkpoint {path} belongs to run {state['run_id']}, not {spec.run_id} ({differences}). "
+            "Resume with the same settings and data, or use another folder."
+        )
