@@ -28,8 +28,13 @@ def train(command: config.TrainCommand) -> int:
     )
     check_plan(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
-    code = launch(command, [spec], out_dir, Path(command.data_dir))
     run_dir = out_dir / "runs" / spec.run_id
+    trained_here = command.cluster.kind in ("debug", "local")
+    if trained_here and not (run_dir / "result.json").exists():
+        from chinchilla.train.preflight import check_memory
+
+        check_memory(spec, command.runtime)
+    code = launch(command, [spec], out_dir, Path(command.data_dir))
     if code or not (run_dir / "result.json").exists():
         return code
     result = RunResult.load(run_dir)

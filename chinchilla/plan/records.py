@@ -198,6 +198,7 @@ class RunResult:
     unique_tokens: int | None = None  # distinct tokens among those read; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
     reused_tokens: int = 0  # tokens of a stable phase that another run trained
+    execution: dict[str, Any] = field(default_factory=dict)  # how it ran last (`train.result`)
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:

@@ -292,6 +292,31 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     return Side(step, lambda: float(last), model)
 
 
+def naive(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
+    """naive_model.py with torch's AdamW as it is by default."""
+    import torch
+    from naive_model import NaiveTransformer
+
+    s = job["shape"]
+    model = NaiveTransformer(
+        s["d_model"], s["n_heads"], s["n_layers"], s["vocab_size"], s["seq_len"]
+    )
+    names = {
+        "attention.qkv": "qkv", "attention.out": "out", "ffw.up": "up", "ffw.down": "down",
+        "attention_norm.gain": "attention_norm.weight", "ffw_norm.gain": "ffw_norm.weight",
+    }  # fmt: skip
+    copy_weights(model, our_weights(s), names, "blocks", "embedding.weight")
+    model.to(device)
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=BETAS)
+    run = torch.compile(model) if job["compile"] else model
+    return autocast_side(run, model, optimizer, job, device, tokens)
+
+
 def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
     """Copy embedding and attention. Its rotary pairs are adjacent and its rows are grouped by head."""
     import torch
@@ -372,7 +397,13 @@ def autocast_side(
     return Side(step, lambda: float(last), model)
 
 
-SIDES = {"ours": ours, "nanogpt": nanogpt, "litgpt": litgpt, "torchtitan": torchtitan}
+SIDES = {
+    "ours": ours,
+    "naive": naive,
+    "nanogpt": nanogpt,
+    "litgpt": litgpt,
+    "torchtitan": torchtitan,
+}
 
 
 def matmul_weights(model: nn.Module) -> int:
