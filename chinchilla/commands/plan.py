@@ -186,7 +186,21 @@ def chosen_precision(
         and not metadata.version("torch").endswith("+cpu")
     )
     on_gpu = has_gpu or (cluster.kind == "slurm" and cluster.gpus_per_node > 0)
-    return "bf16" if on_gpu and device != "cpu" else "fp32"
+    bf16 = on_gpu and device != "cpu" and not (has_gpu and _lacks_bf16(cluster, device))
+    return "bf16" if bf16 else "fp32"
+
+
+def _lacks_bf16(cluster: config.ClusterConfig, device: str) -> bool:
+    """Whether this machine will train, on a GPU without bf16 units (T4, V100); then print a notice."""
+    if cluster.kind not in ("debug", "local"):
+        return False
+    from chinchilla.train.device import device_name, pick_device, supports_bf16
+
+    gpu = pick_device(device)
+    if gpu.type == "cpu" or supports_bf16(gpu):
+        return False
+    print(f"note: {device_name(gpu)} has no bf16 units; the plan uses fp32.", file=sys.stderr)
+    return True
 
 
 def derived(s: RunSpec) -> dict[str, Any]:

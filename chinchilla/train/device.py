@@ -69,6 +69,11 @@ def device_name(device: torch.device) -> str:
     return f"CPU {_cpu_model()}, {torch.get_num_threads()} threads"
 
 
+def supports_bf16(device: torch.device) -> bool:
+    """Whether a GPU has bf16 units; others (V100, T4) emulate bf16 and are slow."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def peak_flops(device: torch.device) -> float | None:
     """Data-sheet dense bf16 FLOP/s; None for CPUs and unknown GPUs."""
     if device.type != "cuda":
@@ -199,7 +204,7 @@ def warn_of_slow_settings(
     """
     if device.type != "cuda":
         return
-    if spec.precision != "fp32" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if spec.precision != "fp32" and not supports_bf16(device):
         log.warning(
             "%s has no bf16 units: bf16 is emulated and slow. Plan the run with recipe.precision=fp32.",
             device_name(device),

@@ -2,7 +2,7 @@
 
     python scripts/bench/bench_steps.py SIDE FOLDER JOB.json OUT.json
 
-SIDE is ours (this package), nanogpt, litgpt or torchtitan, and FOLDER is the folder of that program. JOB has the
+SIDE is ours (this package), naive (naive_model.py), nanogpt, litgpt or torchtitan, and FOLDER is the folder of that program. JOB has the
 keys shape, device, compile, threads, steps, warm_ups and rows. Every program trains on the same batches with
 AdamW(0.9, 0.95), weight decay 0.1 on matrices, clipping at 1 and a constant rate, in bf16 with fp32 weights on
 a GPU and in fp32 on a CPU, and reads its loss every LOG_EVERY steps.
@@ -44,7 +44,7 @@ JOB = ("shape", "device", "compile", "threads", "steps", "warm_ups", "rows")
 PEAK_LR, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
 N_LOSSES = 10  # first losses that are compared between programs
 LOG_EVERY = 10  # steps between reads of the loss: the default of nanoGPT and of this package
-MANY_STEPS = 10_000_000  # planned steps, so that the rate is constant over the timed ones
+MANY_STEPS = 4_000_000  # planned steps, so that the rate is constant over the timed ones
 
 
 class Side:

@@ -166,7 +166,7 @@ def test_what_slows_a_gpu_down_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda where: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: (7, 5))
     gpu, plain = torch.device("cuda"), make_runtime(cuda_graphs=False, compile_blocks="never")
     device.warn_of_slow_settings(gpu, make_spec(precision="bf16"), plain, single=True)
     device.warn_of_slow_settings(gpu, make_spec(), make_runtime(), single=False)
