@@ -73,13 +73,15 @@ def micro_batch_rows(
         needed = memory(spec, fitting * seq_len, *settings).total
         # Refuse only what cannot fit even if the estimate is too high.
         if (1 - ESTIMATE_ERROR) * needed > (available := available_memory(device)):
+            least = memory(spec, seq_len, group.shards, True, *settings[2:]).total
+            helps = least <= available
             remedies = ["a smaller model"]
-            remedies += [f"runtime.micro_batch_tokens={seq_len}"] if fitting > 1 else []
-            remedies += ["runtime.activation_checkpointing=true"] if not recompute else []
+            remedies += [f"runtime.micro_batch_tokens={seq_len}"] if helps and fitting > 1 else []
+            remedies += ["runtime.activation_checkpointing=true"] if helps and not recompute else []
             raise InputError(
                 f"run {spec.run_id} of {spec.N:,} parameters needs about {needed / 1e9:.3g} GB with passes "
                 f"of {fitting * seq_len:,} tokens, and {available / 1e9:.3g} GB of {device_name(device)} are "
-                f"available. Choose {', '.join(remedies)}, or more ranks that share the weights."
+                f"available. Choose {', '.join(remedies)} or more ranks that share the weights."
             )
     return min(group.gather(fitting))
 
