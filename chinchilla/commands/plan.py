@@ -205,7 +205,22 @@ def chosen_precision(
         )
     else:
         on_gpu = device != "cpu"
-    return "bf16" if on_gpu else "fp32"
+    return "bf16" if on_gpu and not _lacks_bf16(cluster, device) else "fp32"
+
+
+def _lacks_bf16(cluster: config.ClusterConfig, device: str) -> bool:
+    """Whether this machine will train, on a GPU without bf16 units (T4, V100); then print a notice."""
+    if cluster.kind not in ("debug", "local"):
+        return False
+    from chinchilla.train.device import device_name, pick_device, supports_bf16
+
+    gpu = pick_device(device)
+    if gpu.type == "cpu" or supports_bf16(gpu):
+        return False
+    print_message(
+        f"note: {device_name(gpu)} has no bf16 units; the plan uses fp32.", file=sys.stderr
+    )
+    return True
 
 
 def derived(s: RunSpec) -> dict[str, Any]:

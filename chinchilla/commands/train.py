@@ -31,12 +31,18 @@ def train(command: config.TrainCommand) -> int:
     use = check_plan(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
 
+    run_dir = out_dir / "runs" / spec.run_id
+    trained_here = command.cluster.kind in ("debug", "local")
+    if trained_here and not (run_dir / "result.json").exists():
+        from chinchilla.train.preflight import check_memory
+
+        check_memory(spec, command.runtime)
+
     def announce() -> None:
         if command.format == "text":
             show_use(use, command.epochs)
 
     code = launch(command, [spec], out_dir, Path(command.data_dir), announce=announce)
-    run_dir = out_dir / "runs" / spec.run_id
     if code or not (run_dir / "result.json").exists():
         return code
     result = RunResult.load(run_dir)

@@ -69,7 +69,7 @@ class ClusterConfig(Config, prefix="cluster."):
         at_least=0,
     )
     threads_per_worker: int = setting(
-        0, "CPU threads of one worker; 0 = cores / workers.", at_least=0
+        0, "Most CPU threads of one worker; 0 = cores / workers.", at_least=0
     )
     peak_flops: float = setting(
         989e12,
@@ -179,9 +179,7 @@ class RuntimeConfig(Config, prefix="runtime."):
         "Apply torch.compile to each block, once per width. auto: on a GPU.",
         choices=("auto", "always", "never"),
     )
-    cuda_graphs: bool = setting(
-        True, "On a GPU, replay the passes of a micro-batch as one CUDA graph."
-    )
+    cuda_graphs: bool = setting(True, "On a GPU, replay micro-batches and updates as CUDA graphs.")
     shard_ranks: int = setting(
         0, "Ranks that share one copy of the weights (FSDP); 0 = all ranks of a run.", at_least=0
     )

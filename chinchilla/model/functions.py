@@ -178,8 +178,16 @@ def chunk_gradients(
     t = targets.unsqueeze(1)
     target_logits = logits.gather(1, t).squeeze(1)
     largest = logits.amax(1)
-    p = logits.softmax(1)
+    if torch.compiler.is_compiling():
+        # Subtracting 1 by comparison lets the compiler compute the gradient from the logits in one
+        # pass. An indexed addition would need fp32 probabilities in memory, written and read again.
+        p = logits.softmax(1)
+        d = p - (torch.arange(len(weight), device=t.device) == t).to(p.dtype)
+        largest_p = p.amax(1)
+    else:
+        p = torch.softmax(logits, 1, out=logits)  # in place
+        largest_p = p.amax(1)
+        d = p.scatter_add_(1, t, -torch.ones_like(t, dtype=p.dtype))
     # The largest probability is at least 1 / vocab_size, so its logarithm is accurate enough.
-    loss = (largest - p.amax(1).log() - target_logits).sum(dtype=torch.float64)
-    d = p.scatter_add_(1, t, -torch.ones_like(t, dtype=p.dtype))
+    loss = (largest - largest_p.log() - target_logits).sum(dtype=torch.float64)
     return loss, d.to(x.dtype), d.sum(0)

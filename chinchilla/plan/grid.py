@@ -154,8 +154,8 @@ def _check_lr(peak_lr: float, recipe: RecipeConfig, shape: ModelShape, D: float)
         laws = ", ".join(f"{name} {lr:.2g}" for name, lr in published.items())
         raise Refusal(
             f"N={count_label(n_params(shape))} at {D:.3g} tokens has the peak rate {peak_lr:.2g} with "
-            f"recipe={recipe.name}, {off:.0f} times outside of the published ones ({laws}). Choose another recipe or "
-            f"recipe.peak_lr, or allow it with recipe.max_lr_ratio={math.ceil(1.01 * off)}."
+            f"recipe={recipe.name}, {off:.2g} times outside of the published ones ({laws}). Choose another recipe or "
+            f"recipe.peak_lr, or allow it with recipe.max_lr_ratio={1.01 * off:.3g}."
         )
 
 

@@ -7,12 +7,14 @@ CPU: fp32, bf16 and bf16 weights, whole and in two shards. The test on a GPU (te
 run yet.
 """
 
+from bisect import bisect_right
 from dataclasses import asdict, dataclass
 
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
 
 MEMORY_SHARE = 0.85  # share of a GPU's memory that estimates may use; the rest is what they omit
+ESTIMATE_ERROR = 0.1  # relative; tests compare estimates with measured peaks
 # Bytes of fp32 logits in memory at a time. On a CPU a chunk should fit into the caches, but each chunk
 # also reads and writes the whole gradient of the embedding, so it has at least 512 rows.
 LOSS_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
@@ -94,13 +96,20 @@ def rows_that_fit(
 ) -> int:
     """Rows of one forward pass with which the estimate is at most `room` bytes, at least one.
 
-    `rows`, those of a device's part of the batch, are halved until they fit. Other arguments are
-    those of `memory`.
+    All passes of a batch should have equally many rows, so the result is the largest divisor of
+    `rows`, those of a device's part of the batch, that fits. If that is less than half of what fits,
+    the rows are divided as evenly as possible among the fewest passes, and the last one has fewer.
+    Other arguments are those of `memory`.
     """
-    seq_len = spec.model.seq_len
-    while rows > 1 and memory(spec, rows * seq_len, shards, recompute, device, fsdp).total > room:
-        rows = (rows + 1) // 2
-    return rows
+
+    def needed(n: int) -> float:
+        return memory(spec, n * spec.model.seq_len, shards, recompute, device, fsdp).total
+
+    most = bisect_right(range(1, rows + 1), room, key=needed)
+    if most <= 1:
+        return 1
+    divisor = next(n for n in range(most, 0, -1) if rows % n == 0)
+    return divisor if 2 * divisor >= most else -(-rows // -(-rows // most))
 
 
 def padded_vocab(vocab_size: int, device: str) -> int:

@@ -201,6 +201,7 @@ class RunResult:
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
     reused_tokens: int = 0  # tokens of a stable phase that another run trained
     seconds: dict[str, float] = field(default_factory=dict)  # train, save, evaluate, compile
+    execution: dict[str, Any] = field(default_factory=dict)  # how it ran last (`train.result`)
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:

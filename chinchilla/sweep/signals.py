@@ -1,10 +1,10 @@
-"""Stop a run by signals: handlers set a flag that the training loop checks between steps."""
+"""Stop a run by signals: handlers set a flag that the training loop checks before each micro-batch."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends them to every process of a job
@@ -48,6 +48,12 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
             return
         if stop.requested and signum == signal.SIGINT:
             raise KeyboardInterrupt
+        if not stop.requested:
+            line = (
+                f"{signal.Signals(signum).name} received: stopping after the current micro-batch\n"
+            )
+            with suppress(OSError):  # not print, which a handler must not call during another print
+                os.write(2, line.encode())
         stop.requested = True
         stop.seen.add(signum)
 

@@ -2,27 +2,39 @@
 
 import ctypes
 import gc
+import logging
+import math
 import os
 import platform
+import re
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.plan.memory import MEMORY_SHARE
+from chinchilla.plan.records import RunSpec
 
-# Dense bf16 FLOP/s from data sheets. The first key contained in the device's name applies.
+# Dense bf16 FLOP/s from data sheets. The first key whose words are in the device's name applies: L4 is
+# not L40, and A100 is not A1000.
 PEAK_FLOPS = (
-    ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
-    ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
+    ("H200", 989e12), ("GH200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12),
+    ("H100", 989e12), ("B200", 2250e12), ("GB200", 2500e12), ("A100", 312e12), ("A30", 165e12),
+    ("A40", 150e12), ("L40S", 362e12), ("L40", 181e12), ("A10G", 70e12), ("A10", 125e12),
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
+# Work of a layer in one forward pass from which a CPU thread more is used. With less, threads mostly wait
+# for each other (docs/speed.md).
+FLOPS_PER_THREAD = 5e8
+log = logging.getLogger("chinchilla.train")
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
@@ -57,12 +69,17 @@ def device_name(device: torch.device) -> str:
     return f"CPU {_cpu_model()}, {torch.get_num_threads()} threads"
 
 
+def supports_bf16(device: torch.device) -> bool:
+    """Whether a GPU has bf16 units; others (V100, T4) emulate bf16 and are slow."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def peak_flops(device: torch.device) -> float | None:
     """Data-sheet dense bf16 FLOP/s; None for CPUs and unknown GPUs."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS if key in name), None)
+    return next((peak for key, peak in PEAK_FLOPS if re.search(rf"\b{key}\b", name)), None)
 
 
 class Timer:
@@ -93,14 +110,112 @@ class Timer:
 
 
 def memory_room(device: torch.device) -> float:
-    """Bytes that the automatic micro-batch may use.
+    """Bytes that the automatic micro-batch may use, before the model is built.
 
-    MEMORY_SHARE of the GPU's free memory, or half of the host's total memory, so that a CPU run
-    does not depend on other processes.
+    MEMORY_SHARE of the GPU's free memory, or half of the memory that this process may use on the
+    host, so that a CPU run does not depend on other processes.
     """
     if device.type == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
-    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 0.5 * min(physical, *(limit for limit, _ in cgroup_memory()))
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes that can be allocated now: free memory of the GPU, or what the host and its cgroups leave.
+
+    Infinite where it is not known (a CPU without Linux's /proc/meminfo).
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    host = math.inf
+    with suppress(OSError):
+        found = re.search(r"^MemAvailable: +(\d+) kB", (PROC / "meminfo").read_text(), re.M)
+        host = 1024.0 * int(found[1]) if found else math.inf
+    return min(host, *(limit - used for limit, used in cgroup_memory()))
+
+
+def cgroup_memory() -> list[tuple[float, float]]:
+    """Limit, infinite if none, and bytes in use of this process's cgroups (Linux, versions 1 and 2).
+
+    A limit applies to all groups below it. Cached files do not count as used, because the kernel
+    discards them when memory is needed.
+    """
+    found = [(math.inf, 0.0)]
+    with suppress(OSError):
+        for line in (PROC / "self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            names = ("limit_in_bytes", "usage_in_bytes") if controllers else ("max", "current")
+            root = CGROUPS / "memory" if controllers else CGROUPS
+            group = root / path.lstrip("/")
+            # In a container the group's own path may not exist; the root is then its group.
+            for folder in (group, *group.parents):
+                if folder.is_relative_to(root):
+                    found += _cgroup_limit(folder, *names)
+    return found
+
+
+def _cgroup_limit(folder: Path, limit: str, usage: str) -> list[tuple[float, float]]:
+    """Limit and use of one group; [] if it has no readable limit."""
+    try:
+        most, used = ((folder / f"memory.{name}").read_text().strip() for name in (limit, usage))
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        prefix = "total_" if limit != "max" else ""
+        files = sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+        return [] if most == "max" else [(float(most), float(used) - files)]
+    except (OSError, ValueError):
+        return []
+
+
+def prepare(device: torch.device, spec: RunSpec, rows: int) -> int:
+    """Prepare this process for a run with passes of `rows` rows.
+
+    On a CPU freed memory is kept and the number of threads is set to what the size of a pass can use,
+    at most the present one. The number is a function of the shape and not of a timing: it may change
+    the rounding. On a GPU fp32 matrix products use TF32.
+
+    Returns:
+        The number of CPU threads before.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.cuda.reset_peak_memory_stats(device)
+        return before
+    keep_freed_memory(device)
+    shape = spec.model
+    layer = 2 * (4 * shape.inner + 2 * shape.ffw_size) * shape.d_model * rows * shape.seq_len
+    torch.set_num_threads(min(before, max(1, int(layer / FLOPS_PER_THREAD))))
+    return before
+
+
+def warn_of_slow_settings(
+    device: torch.device, spec: RunSpec, runtime: RuntimeConfig, single: bool
+) -> None:
+    """Log what keeps a GPU from its speed: precision, compilation or CUDA graphs.
+
+    Args:
+        device: of the run.
+        spec: the run.
+        runtime: as configured.
+        single: whether one process trains the run alone.
+    """
+    if device.type != "cuda":
+        return
+    if spec.precision != "fp32" and not supports_bf16(device):
+        log.warning(
+            "%s has no bf16 units: bf16 is emulated and slow. Plan the run with recipe.precision=fp32.",
+            device_name(device),
+        )
+    if not runtime.cuda_graphs or not single:
+        reason = (
+            "several ranks train the run" if runtime.cuda_graphs else "runtime.cuda_graphs=false"
+        )
+        log.warning("no CUDA graphs: %s", reason)
+    if runtime.compile_blocks == "never":
+        log.warning("not compiled: runtime.compile_blocks=never")
 
 
 def keep_freed_memory(device: torch.device, keep: bool = True) -> None:

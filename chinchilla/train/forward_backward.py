@@ -1,4 +1,4 @@
-"""Forward and backward passes, compiled, and on a GPU replayed as one CUDA graph.
+"""Forward and backward passes, compiled, and on a GPU replayed as CUDA graphs.
 
 Compilation and CUDA graphs change a loss only by rounding. If either fails, a warning is logged
 once and passes run without it.
@@ -6,8 +6,9 @@ once and passes run without it.
 
 import functools
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +28,7 @@ class ForwardBackward:
         model: on its device.
         rows: rows of a micro-batch; the last one of a batch may have fewer.
         loss_scale: 1 / tokens of the whole batch over all ranks.
-        cuda_graphs: replay a CUDA graph. Every micro-batch must have `rows` rows, and the model
-            must not be sharded.
+        cuda_graphs: replay a CUDA graph. The model must not be sharded.
         may_fall_back: use plain passes if compilation or capture fails. Must be False for several
             ranks, since the others would not do the same.
     """
@@ -44,8 +44,13 @@ class ForwardBackward:
         self.model, self.rows, self.loss_scale = model, rows, loss_scale
         self.cuda_graphs, self.may_fall_back = cuda_graphs, may_fall_back
         self.prepared = False
-        self._graph: Any = None
-        self._tokens = self._loss = torch.empty(0)  # input and output of the graph
+        self.attention = ""  # name of the kernel of a whole micro-batch
+        self._graphs: dict[int, _Pass] = {}  # by rows
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether gradients stay in the same tensors, as CUDA graphs need."""
+        return bool(self._graphs)
 
     def prepare(self, batch: Tensor) -> None:
         """Compile, capture and choose attention kernels, while there are no gradients yet.
@@ -55,13 +60,17 @@ class ForwardBackward:
         """
         self.prepared = True
         # The size of a micro-batch, and that of a smaller last one if there is a remainder.
-        for size in {self.rows, len(batch) % self.rows} - {0}:
+        sizes = sorted({self.rows, len(batch) % self.rows} - {0}, reverse=True)
+        for size in sizes:
             if self.model.compile_blocks:
                 self._compile(batch[:size])
-            else:
-                self._attention(size, batch.device)
-        if self.cuda_graphs:
-            self._capture(batch[: self.rows])
+            kernel = attention_backend.fastest_kernel(
+                self.model.shape, size, self.model.dtype, batch.device
+            )
+            self.attention = self.attention or attention_backend.name_of(kernel)
+        for size in sizes:
+            if self.cuda_graphs:
+                self._capture(batch[:size])
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Add the gradients of a micro-batch to those of the weights.
@@ -72,15 +81,16 @@ class ForwardBackward:
         Returns:
             The summed loss of its tokens times `loss_scale`, a scalar on the device.
         """
-        if self._graph is None:
+        captured = self._graphs.get(len(tokens))
+        if captured is None:
             return self._plain(tokens)
-        self._tokens.copy_(tokens)
-        self._graph.replay()
-        return self._loss
+        captured.tokens.copy_(tokens)
+        captured.graph.replay()
+        return captured.loss
 
     def zero_grad(self) -> None:
         """Discard the gradients; a CUDA graph needs the same tensors, so they are set to zero."""
-        self.model.zero_grad(set_to_none=self._graph is None)
+        self.model.zero_grad(set_to_none=not self.keeps_gradients)
 
     def _plain(self, tokens: Tensor) -> Tensor:
         with self._attention(len(tokens), tokens.device):
@@ -104,23 +114,16 @@ class ForwardBackward:
             self.model.compile_blocks = False
         self.zero_grad()
 
-    def _capture(self, tokens: Tensor) -> None:
-        self._tokens = tokens.clone()
-        stream = _side_stream(self._tokens.device)
+    def _capture(self, batch: Tensor) -> None:
+        tokens = batch.clone()
+        # Graphs that are not replayed at the same time can share memory.
+        pool = next((other.graph.pool() for other in self._graphs.values()), None)
+        losses: list[Tensor] = []
         try:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARMUP_PASSES):
-                    self._plain(self._tokens)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # torch.cuda.graph does not restore the stream if the capture fails; the outer block does.
-            with (
-                torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
-            ):
-                self._loss = self._plain(self._tokens)
-            self._graph = graph
+            graph = capture(
+                lambda: losses.append(self._plain(tokens)), tokens.device, WARMUP_PASSES, pool
+            )
+            self._graphs[len(tokens)] = _Pass(graph, tokens, losses[-1])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -128,7 +131,47 @@ class ForwardBackward:
                 raise
             log.warning("no CUDA graph: %s", one_line(error, 300))
             self.cuda_graphs = False
+            self._graphs.clear()
         self.zero_grad()
+
+
+class _Pass(NamedTuple):
+    """A captured pass, its input and its output."""
+
+    graph: Any
+    tokens: Tensor
+    loss: Tensor
+
+
+def capture(
+    function: Callable[[], None], device: torch.device, warm_ups: int = 0, pool: Any = None
+) -> Any:
+    """A CUDA graph of what `function` does on the GPU.
+
+    Args:
+        function: called `warm_ups` times, and once more to record it, which does not execute it. It
+            uses tensors that exist as long as the graph, and does not wait for the GPU.
+        device: the GPU.
+        warm_ups: calls in which libraries allocate what they need.
+        pool: memory pool of another graph, to share its memory.
+
+    Raises:
+        RuntimeError: something in it cannot be recorded.
+    """
+    stream = _side_stream(device)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_ups):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # torch.cuda.graph does not restore the stream if the capture fails; the outer block does.
+    with (
+        torch.cuda.stream(torch.cuda.current_stream()),
+        torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+    ):
+        function()
+    return graph
 
 
 @functools.cache

@@ -96,16 +96,19 @@ def reduce_copies(model: Any, enabled: bool) -> None:
     model.set_requires_all_reduce(enabled)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> None:
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> Tensor:
     """Scale all gradients so that their norm over all ranks is at most `max_norm`.
 
     Uses one all-reduce over the ranks of a copy and no synchronization with the host.
+
+    Returns:
+        The norm before, a scalar on the device.
     """
     if group.world_size == 1:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        return
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     square = torch.stack(torch._foreach_norm(gradients)).square().sum()
     dist.all_reduce(square, group=group.mesh.get_group("shard"))
-    scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, scale)
+    norm = square.sqrt()
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

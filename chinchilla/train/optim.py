@@ -1,13 +1,20 @@
 """AdamW, or Adam as used for Gopher (section 4.1, figure A7), and the state that checkpoints hold."""
 
+import logging
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from chinchilla.core.errors import one_line
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.fsdp import local
+from chinchilla.train.distributed import SINGLE, RankGroup
+from chinchilla.train.forward_backward import capture
+from chinchilla.train.fsdp import clip_gradients, local
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 MOMENTS = ("exp_avg", "exp_avg_sq")
+log = logging.getLogger("chinchilla.train")
 
 
 def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
@@ -41,8 +48,67 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
     if embedding.device.type == "cuda":
         for group in groups:
             group["lr"] = torch.tensor(spec.peak_lr, device=embedding.device)
-    betas, eps = (spec.beta1, spec.beta2), spec.adam_eps * factors.eps
-    return OPTIMIZERS[spec.optimizer](groups, lr=spec.peak_lr, betas=betas, eps=eps, fused=True)
+    return OPTIMIZERS[spec.optimizer](
+        groups,
+        lr=spec.peak_lr,
+        betas=(spec.beta1, spec.beta2),
+        eps=spec.adam_eps * factors.eps,
+        fused=True,
+        capturable=embedding.device.type == "cuda",  # by a CUDA graph
+    )
+
+
+class Update:
+    """Clips the gradients, updates the weights and sets the gradients to zero, without waiting.
+
+    If the gradients stay in the same tensors (CUDA graphs), the second update is captured as a CUDA
+    graph and replayed from then on. The first one allocates the optimizer's state.
+
+    Args:
+        model: on its device.
+        optimizer: of `build_optimizer`.
+        max_norm: of the gradients of all weights; 0 = no clipping.
+        group: the ranks that share the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        max_norm: float,
+        group: RankGroup = SINGLE,
+    ) -> None:
+        self.optimizer, self.max_norm, self.group = optimizer, max_norm, group
+        self.parameters = list(model.parameters())
+        self.norm: Tensor | None = None  # of the last gradients, on the device; None = no clipping
+        self.graph: Any = None
+        self._updates = 0
+
+    def __call__(self, rate: float, keep_gradients: bool = False) -> None:
+        """Update with this learning rate; `keep_gradients`: their tensors stay, set to zero."""
+        set_learning_rate(self.optimizer, rate)
+        if self._updates == 1 and keep_gradients:
+            self._capture()
+        if self.graph is None:
+            self._plain(keep_gradients)
+        else:
+            self.graph.replay()
+        self._updates += 1
+
+    def _plain(self, keep_gradients: bool) -> None:
+        # Clip the global norm, so that one bad batch cannot make a large update.
+        if self.max_norm:
+            self.norm = clip_gradients(self.parameters, self.max_norm, self.group)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=not keep_gradients)
+
+    def _capture(self) -> None:
+        try:
+            self.graph = capture(lambda: self._plain(True), self.parameters[0].device)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("no CUDA graph of the update: %s", one_line(error, 300))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,11 +1,17 @@
-"""Checks before a run starts: its data and its folder."""
+"""Checks before a run starts: its data, its folder and its memory."""
 
 from pathlib import Path
 
+import torch
+
+from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import make_dirs, read_json, write_json
 from chinchilla.data.dataset import TokenData
+from chinchilla.plan.memory import ESTIMATE_ERROR, memory, rows_that_fit
 from chinchilla.plan.records import RunSpec
+from chinchilla.train.device import available_memory, device_name, memory_room, pick_device
+from chinchilla.train.distributed import SINGLE, RankGroup
 
 
 def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
@@ -34,3 +40,57 @@ def check_run_folder(run_dir: Path, spec: RunSpec) -> None:
         raise InputError(
             f"{run_dir} belongs to run {existing.run_id}, not {spec.run_id}. Use another folder."
         )
+
+
+def micro_batch_rows(
+    spec: RunSpec,
+    rows: int,
+    runtime: RuntimeConfig,
+    device: torch.device,
+    group: RankGroup = SINGLE,
+) -> int:
+    """Rows of a forward pass, equal on all ranks: as configured, or what memory allows.
+
+    Called before the model is built, so that its weights are counted once.
+
+    Args:
+        spec: the run.
+        rows: those of this rank's part of a batch.
+        runtime: micro_batch_tokens and activation_checkpointing.
+        device: this rank's.
+        group: the ranks that train together.
+
+    Raises:
+        InputError: the run needs more memory than this device has free, even with that many rows.
+    """
+    seq_len, recompute = spec.model.seq_len, runtime.activation_checkpointing
+    settings = (group.shards, recompute, device.type, group.world_size > 1)
+    with group.raise_together():
+        if tokens := runtime.micro_batch_tokens:
+            fitting = max(1, min(rows, tokens // seq_len))
+        else:
+            fitting = rows_that_fit(spec, rows, memory_room(device), *settings)
+        needed = memory(spec, fitting * seq_len, *settings).total
+        # Refuse only what cannot fit even if the estimate is too high.
+        if (1 - ESTIMATE_ERROR) * needed > (available := available_memory(device)):
+            least = memory(spec, seq_len, group.shards, True, *settings[2:]).total
+            helps = least <= available
+            remedies = ["a smaller model"]
+            remedies += [f"runtime.micro_batch_tokens={seq_len}"] if helps and fitting > 1 else []
+            remedies += ["runtime.activation_checkpointing=true"] if helps and not recompute else []
+            raise InputError(
+                f"run {spec.run_id} of {spec.N:,} parameters needs about {needed / 1e9:.3g} GB with passes "
+                f"of {fitting * seq_len:,} tokens, and {available / 1e9:.3g} GB of {device_name(device)} are "
+                f"available. Choose {', '.join(remedies)} or more ranks that share the weights."
+            )
+    return min(group.gather(fitting))
+
+
+def check_memory(spec: RunSpec, runtime: RuntimeConfig) -> None:
+    """Check that one process on this machine has the memory for a run.
+
+    Raises:
+        InputError: it has not, or this machine has no such device.
+    """
+    device = pick_device(runtime.device)
+    micro_batch_rows(spec, spec.batch_tokens // spec.model.seq_len, runtime, device)

@@ -2,9 +2,10 @@
 
 import math
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from chinchilla.core.provenance import code_here
 from chinchilla.core.shapes import flops_per_token
@@ -70,4 +71,24 @@ def build_result(run: "Trainer", curve: Curve, starts: int) -> RunResult:
         epochs={source.name: source.epochs for source in use},
         reused_tokens=run.reused_steps * spec.batch_tokens,
         seconds={"train": seconds, **run.other_seconds},
+        execution=execution(run),
     )
+
+
+def execution(run: "Trainer") -> dict[str, Any]:
+    """How the last process executed the run; everything in it changes losses by rounding at most."""
+    on_gpu = run.device.type == "cuda"
+    dtype = {"bf16": "bf16", "bf16_weights": "bf16", "fp32": "tf32" if on_gpu else "fp32"}
+    return {
+        "device": devices.device_name(run.device),
+        "ranks": run.group.world_size,
+        "shards": run.group.shards,
+        "dtype": dtype[run.spec.precision],  # of matrix products
+        "threads": torch.get_num_threads(),
+        "compiled": run.model.compile_blocks,
+        "cuda_graphs": run.forward_backward.keeps_gradients,
+        "update_in_graph": run.update.graph is not None,
+        "attention": run.forward_backward.attention,
+        "micro_batch_tokens": run.micro_rows * run.spec.model.seq_len,
+        "activation_checkpointing": run.runtime.activation_checkpointing,
+    }

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.plan.memory import rows_that_fit
 from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
@@ -28,9 +27,9 @@ from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.divergence import DIVERGENCE_STEPS, divergence
 from chinchilla.train.evaluate import evaluation_rows, evaluation_steps, validation_loss
 from chinchilla.train.forward_backward import ForwardBackward
-from chinchilla.train.fsdp import build_model, clip_gradients, reduce_copies
-from chinchilla.train.optim import build_optimizer, set_learning_rate
-from chinchilla.train.preflight import check_run_folder, open_data
+from chinchilla.train.fsdp import build_model, reduce_copies
+from chinchilla.train.optim import Update, build_optimizer
+from chinchilla.train.preflight import check_run_folder, micro_batch_rows, open_data
 from chinchilla.train.result import build_result
 from chinchilla.train.saving import Saving
 from chinchilla.train.schedule import learning_rate
@@ -65,7 +64,8 @@ def train_run(
         starts: how often this run was started, for the result.
         on_start: called with the tokens of a micro-batch before the first update.
         on_progress: called with (updates done, mean loss of the last log_every_steps steps) at log points.
-        should_stop: checked before every update; if true, save a checkpoint and return None.
+        should_stop: checked before every micro-batch; if true, an incomplete update is discarded, a
+            checkpoint is saved and None is returned.
         still_mine: checked before anything is written or renamed into place; if false, return None.
         group: the processes that train this run together.
         stable_phases: folder in which runs share stable phases (`train.schedule`); None = do not
@@ -77,7 +77,7 @@ def train_run(
     Raises:
         DataError: the data is not the spec's, or is damaged.
         InputError: the folder or its checkpoint belongs to another spec or version, the batch does
-            not divide among the ranks, or this machine does not have the device.
+            not divide among the ranks, or this machine does not have the device or enough memory.
         OSError: a checkpoint cannot be written. Older ones are untouched.
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
@@ -142,12 +142,11 @@ class Trainer:
                 torch.cuda.set_device(
                     self.device
                 )  # streams and graphs are created on the current one
-            devices.keep_freed_memory(self.device)
+        self.micro_rows = micro_batch_rows(spec, self.rows, runtime, self.device, group)
+        self.threads_before = devices.prepare(self.device, spec, self.micro_rows)
+        with group.raise_together():
             self.model = build_model(spec, runtime, self.device, group)
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
             self.optimizer = build_optimizer(self.model, spec)
-        self.micro_rows = self._micro_batch_rows()
         self.evaluation_rows = evaluation_rows(
             spec, self.micro_rows, runtime, devices.memory_room(self.device), self.device, group
         )
@@ -156,13 +155,11 @@ class Trainer:
             self.model,
             self.micro_rows,
             loss_scale=1 / spec.batch_tokens,
-            # A second graph for a smaller last micro-batch would need memory of its own.
-            cuda_graphs=runtime.cuda_graphs
-            and self.device.type == "cuda"
-            and single
-            and self.rows % self.micro_rows == 0,
+            cuda_graphs=runtime.cuda_graphs and self.device.type == "cuda" and single,
             may_fall_back=single,
         )
+        self.update = Update(self.model, self.optimizer, spec.grad_clip, group)
+        devices.warn_of_slow_settings(self.device, spec, runtime, single)
         self.loader = BatchLoader(self.data, spec, self.rows, self.device, group)
         self.evaluation_steps = set(evaluation_steps(spec, runtime))
         # Losses stay on the device until a log point, so that no step waits for it. They are this
@@ -201,7 +198,8 @@ class Trainer:
             if stop or not mine:
                 return False
 
-            self.train_step()
+            if not self.train_step(should_stop):
+                continue  # stops above, after the last complete update
 
             if self.step in self.evaluation_steps:
                 self.evaluate()
@@ -211,8 +209,8 @@ class Trainer:
             return False
         return not any(self.group.any_rank(not still_mine()))
 
-    def train_step(self) -> None:
-        """One update of the weights."""
+    def train_step(self, should_stop: Callable[[], bool] = lambda: False) -> bool:
+        """One update of the weights; False if it was discarded, because the run should stop."""
         spec = self.spec
 
         # The batch is a function of (seed, step): a resumed run reads the same tokens.
@@ -225,19 +223,18 @@ class Trainer:
         # up to those of the whole batch, because each loss is divided by the batch's tokens.
         micro_batches = tokens.split(self.micro_rows)
         for i, micro_batch in enumerate(micro_batches, 1):
+            if i > 1 and any(self.group.any_rank(should_stop())):
+                self.forward_backward.zero_grad()
+                self.losses[self.step] = 0
+                return False
             if self.group.shards < self.group.world_size:  # sum over copies once per batch
                 reduce_copies(self.model, i == len(micro_batches))
             self.losses[self.step] += self.forward_backward(micro_batch)
 
-        # Clip the global norm, so that one bad batch cannot make a large update.
-        if spec.grad_clip:
-            clip_gradients(self.model.parameters(), spec.grad_clip, self.group)
-
-        # Update with the learning rate of this step.
-        set_learning_rate(self.optimizer, learning_rate(spec, self.step))
-        self.optimizer.step()
-        self.forward_backward.zero_grad()
+        # Clip, and update with the learning rate of this step.
+        self.update(learning_rate(spec, self.step), self.forward_backward.keeps_gradients)
         self.step += 1
+        return True
 
     def evaluate(self) -> None:
         """Measure the validation loss."""
@@ -266,6 +263,7 @@ class Trainer:
                 tokens=self.step * self.spec.batch_tokens,
                 loss=loss if np.isfinite(loss) else None,
                 lr=learning_rate(self.spec, self.step - 1),
+                **self.gradient_norm(),
                 tokens_per_second=round(tokens_done / max(1e-9, seconds), 1),
                 **({"validation_loss": new[0]} if new else {}),
             )
@@ -278,6 +276,13 @@ class Trainer:
             self.spec.warmup_steps,
         )
         return loss
+
+    def gradient_norm(self) -> dict[str, float | None]:
+        """Of the last update, before clipping; the device is not waited for again."""
+        if self.update.norm is None:
+            return {}
+        norm = float(self.update.norm)
+        return {"gradient_norm": norm if np.isfinite(norm) else None}
 
     @contextmanager
     def apart(self, activity: str) -> Iterator[None]:
@@ -301,24 +306,10 @@ class Trainer:
         """Stop the threads and release what the run has changed in this process."""
         self.saving.writer.close()
         devices.keep_freed_memory(self.device, False)
+        torch.set_num_threads(self.threads_before)
         self.loader.close()
         if self.logbook:
             self.logbook.close()
-
-    def _micro_batch_rows(self) -> int:
-        """Rows of a forward pass, equal on all ranks: as configured, or what memory allows."""
-        if tokens := self.runtime.micro_batch_tokens:
-            return max(1, min(self.rows, tokens // self.spec.model.seq_len))
-        own = rows_that_fit(
-            self.spec,
-            self.rows,
-            devices.memory_room(self.device),
-            self.group.shards,
-            self.runtime.activation_checkpointing,
-            self.device.type,
-            fsdp=self.group.world_size > 1,
-        )
-        return min(self.group.gather(own))
 
     def sum_losses(self) -> None:
         """Sum the latest losses over ranks; all ranks call this."""

@@ -2,7 +2,7 @@
 
     python scripts/bench/bench_steps.py SIDE FOLDER JOB.json OUT.json
 
-SIDE is ours (this package), nanogpt, litgpt or torchtitan, and FOLDER is the folder of that program. JOB has the
+SIDE is ours (this package), naive (naive_model.py), nanogpt, litgpt or torchtitan, and FOLDER is the folder of that program. JOB has the
 keys shape, device, compile, threads, steps, warm_ups and rows. Every program trains on the same batches with
 AdamW(0.9, 0.95), weight decay 0.1 on matrices, clipping at 1 and a constant rate, in bf16 with fp32 weights on
 a GPU and in fp32 on a CPU, and reads its loss every LOG_EVERY steps.
@@ -44,7 +44,7 @@ JOB = ("shape", "device", "compile", "threads", "steps", "warm_ups", "rows")
 PEAK_LR, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
 N_LOSSES = 10  # first losses that are compared between programs
 LOG_EVERY = 10  # steps between reads of the loss: the default of nanoGPT and of this package
-MANY_STEPS = 10_000_000  # planned steps, so that the rate is constant over the timed ones
+MANY_STEPS = 4_000_000  # planned steps, so that the rate is constant over the timed ones
 
 
 class Side:
@@ -292,6 +292,31 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     return Side(step, lambda: float(last), model)
 
 
+def naive(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
+    """naive_model.py with torch's AdamW as it is by default."""
+    import torch
+    from naive_model import NaiveTransformer
+
+    s = job["shape"]
+    model = NaiveTransformer(
+        s["d_model"], s["n_heads"], s["n_layers"], s["vocab_size"], s["seq_len"]
+    )
+    names = {
+        "attention.qkv": "qkv", "attention.out": "out", "ffw.up": "up", "ffw.down": "down",
+        "attention_norm.gain": "attention_norm.weight", "ffw_norm.gain": "ffw_norm.weight",
+    }  # fmt: skip
+    copy_weights(model, our_weights(s), names, "blocks", "embedding.weight")
+    model.to(device)
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": DECAY},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=BETAS)
+    run = torch.compile(model) if job["compile"] else model
+    return autocast_side(run, model, optimizer, job, device, tokens)
+
+
 def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
     """Copy embedding and attention. Its rotary pairs are adjacent and its rows are grouped by head."""
     import torch
@@ -372,7 +397,13 @@ def autocast_side(
     return Side(step, lambda: float(last), model)
 
 
-SIDES = {"ours": ours, "nanogpt": nanogpt, "litgpt": litgpt, "torchtitan": torchtitan}
+SIDES = {
+    "ours": ours,
+    "naive": naive,
+    "nanogpt": nanogpt,
+    "litgpt": litgpt,
+    "torchtitan": torchtitan,
+}
 
 
 def matmul_weights(model: nn.Module) -> int:

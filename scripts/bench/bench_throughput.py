@@ -4,6 +4,8 @@
         [--torchtitan DIR] [--shapes NAME,...] [--rounds 5] [--minutes M] [--out FILE]
     python scripts/bench/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M] [--out FILE]
 
+The program `naive` is naive_model.py, the same network written with PyTorch's standard modules. It needs no DIR.
+
 DIR is a checkout of https://github.com/karpathy/nanoGPT, https://github.com/Lightning-AI/litgpt or
 https://github.com/pytorch/torchtitan (588fc12fd560 of 2026-06-12 is its last commit that can be imported
 without triton). Its dependencies must be installed. A program without DIR or that fails is recorded as not run,
@@ -47,7 +49,9 @@ from bench_tools import ROOT, Arguments, amount, count, existing_folder, positiv
 STEPS = Path(__file__).with_name("bench_steps.py")
 # name: n_layers, d_model, n_heads, vocab_size, seq_len, rows
 SHAPES = {
-    "cpu": {  # nanoGPT's settings for a CPU, with three vocabularies
+    "cpu": {  # the smallest and the largest model of the demo; nanoGPT's settings with three vocabularies
+        "d16": (2, 16, 1, 512, 128, 4),
+        "d64": (3, 64, 4, 512, 128, 4),
         "v65": (4, 128, 4, 65, 64, 12),
         "v4096": (4, 128, 4, 4096, 64, 12),
         "v32768": (4, 128, 4, 32768, 64, 12),
@@ -60,6 +64,7 @@ SHAPES = {
 }
 TARGETS = {  # speed of this package relative to the other program
     "cpu": {
+        "naive": {"d16": 1.1, "d64": 1.1, "v4096": 1.1, "v32768": 1.6},
         "nanogpt": {"v65": 1.1, "v4096": 1.2, "v32768": 1.4},
         "nanogpt+compile": {"v65": 1.0, "v4096": 1.05, "v32768": 1.2},
     },
@@ -114,6 +119,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     same_machine(result, args)
     folders: dict[str, Path | None] = {
         "ours": ROOT,
+        "naive": ROOT,
         **{peer: getattr(args, peer) for peer in PEERS},
     }
     result.setdefault("peers", {}).update(

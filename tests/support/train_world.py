@@ -31,7 +31,7 @@ def make_spec(
     settings = {"peak_lr": 2e-2, "batch_tokens": ROWS * SEQ_LEN, "warmup_steps": 3, **recipe}
     return plan_run(
         ModelShape(16, 64, 8, 2, 1, vocab_size, SEQ_LEN, positions),
-        RecipeConfig(warmup_fraction=0.5, **settings),
+        RecipeConfig(warmup_fraction=0.5, max_lr_ratio=1e40, **settings),
         flop_convention="with_head",
         data_id=TokenData.open(data_dir).data_id if data_dir else "none",
         precision=precision,

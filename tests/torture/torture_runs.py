@@ -128,7 +128,7 @@ def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
 
     real = {name: getattr(os, name) for name in CALLS}
     try:
-        checkpoint_files.available_memory = lambda: 0.0
+        checkpoint_files.available_memory = lambda device: 0.0
         writer.start = hooked_start  # type: ignore[method-assign]
         save_module.write_tensors = hooked("write_tensors", write_tensors)
         for name in CALLS:

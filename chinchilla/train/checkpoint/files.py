@@ -26,7 +26,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, remove, sha256_file, temporary_path
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.checkpoint.host import available_memory
+from chinchilla.train.device import available_memory
 from chinchilla.train.distributed import RankGroup
 
 SCHEMA = 4
@@ -66,7 +66,7 @@ class Checkpoint:
 
     def staged(self) -> "Checkpoint | None":
         """A copy in host memory, which later updates do not change; None if there is no room."""
-        if self.n_bytes > STAGING_SHARE * available_memory():
+        if self.n_bytes > STAGING_SHARE * available_memory(torch.device("cpu")):
             return None
         weights, optimizer = (
             {name: t.to("cpu", copy=True) for name, t in tensors.items()}

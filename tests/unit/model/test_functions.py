@@ -137,3 +137,16 @@ def test_an_evaluation_makes_no_gradients(monkeypatch: pytest.MonkeyPatch):
     with torch.no_grad():
         total_loss(torch.randn(12, 6), W, torch.zeros(17), torch.zeros(12, dtype=torch.long))
     assert not made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_for_the_compiler_gives_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+):
+    x, W, b = drawn(64, 16), drawn(40, 16, seed=1), drawn(40, seed=2)
+    arguments = [a.detach().to(dtype) for a in (x, W, b)]
+    targets = torch.randint(40, (64,), generator=torch.Generator().manual_seed(3))
+    expected = functions.chunk_gradients(*arguments, targets)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for got, e in zip(functions.chunk_gradients(*arguments, targets), expected, strict=True):
+        torch.testing.assert_close(got, e, rtol=1e-5, atol=1e-6)

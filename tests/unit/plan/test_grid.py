@@ -103,7 +103,7 @@ def test_a_peak_rate_far_outside_of_the_published_ones_is_refused_unless_allowed
     with pytest.raises(Refusal, match=rf"{off} times outside .*paper 0\.0002, step_law .*deepseek"):
         one_run(recipe=recipe, budget_flops=None, tokens=1e9)
     assert (
-        one_run(recipe=replace(recipe, max_lr_ratio=80), budget_flops=None, tokens=1e9).peak_lr
+        one_run(recipe=replace(recipe, max_lr_ratio=81), budget_flops=None, tokens=1e9).peak_lr
         == lr
     )
 

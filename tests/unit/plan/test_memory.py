@@ -1,5 +1,6 @@
 """The estimated memory of a run, part by part."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from train_world import make_spec
 from chinchilla.config import RecipeConfig
 from chinchilla.core.shapes import named_shapes, shape_named
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.memory import memory, rows_that_fit
+from chinchilla.plan.memory import MEMORY_SHARE, memory, rows_that_fit
 
 
 def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
@@ -78,13 +79,45 @@ def test_a_whole_copy_on_each_of_several_ranks_is_gathered_as_a_shard_is():
     assert wrapped.gathered == memory(spec, 2048, shards=2).gathered > 0
 
 
-@pytest.mark.parametrize(("n_rows", "fits"), [(4, 4), (3, 2), (2, 2), (1, 1), (0, 1)])
-def test_a_ranks_rows_are_halved_until_they_fit(n_rows: int, fits: int):
-    """24 rows on 6 ranks, which hold 3 copies of 2 shards: 2+2 rows rather than 3+1."""
+@pytest.mark.parametrize(
+    ("rows", "room_rows", "fits"),
+    [
+        (4, 4, 4), (4, 3, 2), (4, 2, 2), (4, 1, 1), (4, 0, 1),
+        (30, 29, 15), (30, 14, 10), (35, 20, 18), (127, 100, 64), (49, 48, 25), (49, 13, 7), (72, 16, 12), (2, 1, 1),
+    ],
+)  # fmt: skip
+def test_passes_have_equally_many_rows_where_a_divisor_fits(rows: int, room_rows: int, fits: int):
+    """35 = 5 * 7, 49 and 127 have no divisor near what fits: 18+17, 25+24 and 64+63 rows."""
     spec = one_run()
-    spec = replace(spec, batch_tokens=24 * spec.model.seq_len)
-    room = memory(spec, n_rows * spec.model.seq_len, shards=2).total if n_rows else 0.0
-    assert rows_that_fit(spec, 24 // 6, room, shards=2) == fits
+    spec = replace(spec, batch_tokens=rows * spec.model.seq_len)
+    room = memory(spec, room_rows * spec.model.seq_len, shards=2).total if room_rows else 0.0
+    assert rows_that_fit(spec, rows, room, shards=2) == fits
+
+
+def test_the_passes_of_a_step_law_grid_are_few_and_equal():
+    """Batches of 39 to 541 rows, some of them primes, on GPUs with 80, 40 and 24 GB."""
+    law = RecipeConfig(lr_batch_rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
+    equal = n = 0
+    for name, tokens in itertools.product(("44m", "425m", "1.43b"), (1e9, 3e9, 1e10, 3e10, 1e11)):
+        spec = plan_run(
+            shape_named(name, 32_000, 2_048, 128, "rope"), law,
+            flop_convention="six_nd", data_id="none", precision="bf16", tokens=tokens,
+        )  # fmt: skip
+        rows = spec.batch_tokens // 2_048
+        for gigabytes in (80, 40, 24):
+            room = MEMORY_SHARE * 1e9 * gigabytes
+            if memory(spec, 2_048).total > room:
+                continue
+            fits = rows_that_fit(spec, rows, room)
+            most = max(n for n in range(1, rows + 1) if memory(spec, n * 2_048).total <= room)
+            passes = -(-rows // fits)
+            assert fits <= most
+            assert rows % fits == 0 or passes == -(-rows // most)
+            assert 2 * fits >= most
+            equal += rows % fits == 0
+            n += 1
+    assert n == 40
+    assert equal > n / 2
 
 
 def test_bf16_weights_halve_the_estimated_memory_of_the_state():

@@ -34,7 +34,10 @@ def test_help_needs_no_torch_and_starts_nothing(script, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--shapes", "v65,nosuch"), "no 'nosuch' for --device cpu. Choose from v65,v4096,v32768."),
+        (
+            ("--shapes", "v65,nosuch"),
+            "no 'nosuch' for --device cpu. Choose from d16,d64,v65,v4096,v32768.",
+        ),
         (("--device", "cuda"), "PyTorch finds no CUDA device here. Give --device cpu."),
         (
             ("--rounds", "0"),

@@ -18,6 +18,15 @@ def test_a_signal_sets_the_flag_and_handlers_are_restored(signum: int):
     assert signal.getsignal(signum) is before
 
 
+def test_a_signal_is_acknowledged_at_once_and_only_the_first(capfd: pytest.CaptureFixture):
+    with stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (
+            capfd.readouterr().err == "SIGTERM received: stopping after the current micro-batch\n"
+        )
+
+
 def test_a_second_ctrl_c_interrupts():
     with stop_on_signals(), pytest.raises(KeyboardInterrupt):  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)

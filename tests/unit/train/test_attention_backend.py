@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
+from torch.nn import attention
 from torch.nn.attention import SDPBackend
 from train_world import make_spec
 
@@ -85,3 +86,54 @@ def test_a_program_compiled_for_another_kernel_is_not_loaded_from_the_cache(
         flash = any("flash_attention" in event.key for event in seen.key_averages())
         assert flash == (kernel == SDPBackend.FLASH_ATTENTION)
     assert counters["aot_autograd"]["autograd_cache_hit"] == 1, "the third time it was there"
+
+
+def test_flash_attention_3_is_measured_on_a_hopper_where_its_package_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    gpu, found = torch.device("cuda"), []
+    for major, package in ((9, object()), (9, None), (10, object()), (8, object())):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where, m=major: (m, 0))
+        monkeypatch.setattr(attention_backend.importlib.util, "find_spec", lambda n, p=package: p)
+        attention_backend.candidates_on.cache_clear()
+        found.append(attention_backend.FA3 in attention_backend.candidates_on(gpu))
+    attention_backend.candidates_on.cache_clear()
+    assert found == [True, False, False, False]
+
+
+def test_flash_attention_3_is_active_only_where_it_is_selected(monkeypatch: pytest.MonkeyPatch):
+    """Torch's registry with a substitute for the kernels."""
+    events = []
+
+    class Handle:
+        def remove(self):
+            events.append("off")
+
+    def register():
+        events.append("on")
+        return Handle()
+
+    monkeypatch.setitem(attention._registry._FLASH_ATTENTION_IMPLS, "FA3", register)
+    for kernel in (SDPBackend.MATH, "FA3", "FA3", SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        with attention_backend.restrict_to(kernel):
+            events.append(attention_backend.name_of(kernel))
+            assert attention.current_flash_attention_impl() == (kernel if kernel == "FA3" else None)
+    assert events == ["MATH", "on", "FA3", "FA3", "off", "FLASH_ATTENTION", "MATH"]
+
+
+def test_a_flash_attention_3_that_cannot_be_loaded_is_skipped(monkeypatch: pytest.MonkeyPatch):
+    def register():
+        raise ImportError("libcudart.so.12: cannot open shared object file")
+
+    monkeypatch.setitem(attention._registry._FLASH_ATTENTION_IMPLS, "FA3", register)
+    size = (2, 2, 16, 8)
+    chosen = attention_backend.fastest_backend(
+        ("FA3", SDPBackend.MATH), size, False, torch.float32, CPU
+    )
+    assert chosen == SDPBackend.MATH
+
+
+def test_a_shape_without_a_fast_kernel_is_reported(caplog: pytest.LogCaptureFixture):
+    attention_backend.fastest_backend((), (2, 2, 16, 8), False, torch.float32, CPU)
+    [message] = [r.getMessage() for r in caplog.records]
+    assert message.startswith("no fast attention kernel supports (2, 2, 16, 8) torch.float32")

@@ -41,10 +41,11 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
     """Replace the recorded losses of some steps without changing the updates."""
     real = trainer.Trainer.train_step
 
-    def update(self) -> None:
-        real(self)
+    def update(self, should_stop) -> bool:
+        done = real(self, should_stop)
         if self.step in losses:
             self.losses[self.step - 1] = losses[self.step]
+        return done
 
     monkeypatch.setattr(trainer.Trainer, "train_step", update)
 

@@ -7,6 +7,7 @@ import torch
 from train_world import make_spec
 
 from chinchilla.model import Transformer, compiling
+from chinchilla.train import forward_backward
 from chinchilla.train.forward_backward import ForwardBackward
 
 SHAPE = make_spec().model
@@ -93,3 +94,74 @@ def test_zero_grad_discards_gradients():
     forward_backward(tokens(2))
     forward_backward.zero_grad()
     assert all(p.grad is None for p in model.parameters())
+
+
+class Recorded:
+    """Substitute for a CUDA graph: the call that records changes nothing, a replay runs it."""
+
+    replays = 0
+
+    def __init__(self, function, model):
+        self.function, self.model = function, model
+
+    def pool(self):
+        return "pool"
+
+    def replay(self):
+        Recorded.replays += 1
+        self.function()
+
+
+def test_a_smaller_last_micro_batch_has_a_graph_that_shares_the_memory_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    pools = []
+    batch = tokens(5)
+    _, expected = accumulated(2, batch)
+    model = Transformer(SHAPE).init_weights(0)
+
+    def fake_capture(function, device, warm_ups, pool):
+        pools.append(pool)
+        for _ in range(warm_ups + 1):
+            function()
+        return Recorded(function, model)
+
+    monkeypatch.setattr(forward_backward, "capture", fake_capture)
+    monkeypatch.setattr(Recorded, "replays", 0)
+    passes = ForwardBackward(
+        model, 2, 1 / batch[:, 1:].numel(), cuda_graphs=True, may_fall_back=True
+    )
+    passes.prepare(batch)
+    assert pools == [None, "pool"]
+    assert passes.keeps_gradients
+    kept = [p.grad for p in model.parameters()]
+    assert not any(g.any() for g in kept)
+    for micro in batch.split(2):
+        passes(micro)
+    assert Recorded.replays == 3
+    for p, g, e in zip(model.parameters(), kept, expected, strict=True):
+        assert p.grad is g
+        torch.testing.assert_close(g, e, rtol=1e-5, atol=1e-6)
+
+
+def test_a_failing_capture_is_reported_and_changes_no_gradient(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(*a):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(forward_backward, "capture", broken)
+    batch = tokens(4)
+    model = Transformer(SHAPE).init_weights(0)
+    passes = ForwardBackward(
+        model, 2, 1 / batch[:, 1:].numel(), cuda_graphs=True, may_fall_back=True
+    )
+    passes.prepare(batch)
+    for micro in batch.split(2):
+        passes(micro)
+    assert not passes.keeps_gradients
+    assert [r.getMessage() for r in caplog.records] == [
+        "no CUDA graph: operation not permitted when stream is capturing"
+    ]
+    for p, e in zip(model.parameters(), accumulated(2, batch)[1], strict=True):
+        assert torch.equal(p.grad, e)

@@ -1,11 +1,13 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from train_world import make_spec
 
 from chinchilla.model import Transformer
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.optim import build_optimizer, set_learning_rate
+from chinchilla.train import optim
+from chinchilla.train.optim import Update, build_optimizer, set_learning_rate
 
 SPEC = make_spec(positions="relative", weight_decay=0.3, beta1=0.8, beta2=0.9, peak_lr=0.05)
 
@@ -80,3 +82,57 @@ def test_set_learning_rate_handles_numbers_tensors_and_group_scales():
     set_learning_rate(optimizer, 0.5)
     assert [float(g["lr"]) for g in optimizer.param_groups] == [0.5, 0.5, 0.125]
     assert optimizer.param_groups[1]["lr"] is tensor  # a captured graph reads this tensor
+
+
+def updated(n: int, keep: bool) -> tuple[list[torch.Tensor], list[float]]:
+    """Weights and gradient norms after n updates with random gradients."""
+    model = Transformer(SPEC.model).init_weights(0)
+    update = Update(model, build_optimizer(model, SPEC), max_norm=1.0)
+    draw, norms = torch.Generator().manual_seed(0), []
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for i in range(n):
+        for p in model.parameters():
+            grad = torch.randn(p.shape, generator=draw)
+            p.grad = p.grad.copy_(grad) if keep else grad
+        update(0.01 * (i + 1), keep)
+        norms.append(float(update.norm))
+        assert all((p.grad is None) != keep for p in model.parameters())
+        assert not keep or not any(p.grad.any() for p in model.parameters())
+    return list(model.parameters()), norms
+
+
+def test_the_second_update_is_captured_and_replayed_with_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The substitute records without executing, as a CUDA graph does, and executes at each replay."""
+    replays = []
+
+    class Recorded:
+        def __init__(self, function):
+            self.function = function
+
+        def replay(self):
+            replays.append(1)
+            self.function()
+
+    expected, norms = updated(4, False)
+    monkeypatch.setattr(optim, "capture", lambda function, device: Recorded(function))
+    found, norms_of_graph = updated(4, True)
+    assert len(replays) == 3
+    assert norms == norms_of_graph
+    assert all(map(torch.equal, found, expected))
+
+
+def test_an_update_that_cannot_be_captured_is_made_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(function, device):
+        raise RuntimeError("not permitted when stream is capturing")
+
+    expected, _ = updated(3, False)
+    monkeypatch.setattr(optim, "capture", broken)
+    found, _ = updated(3, True)
+    assert all(map(torch.equal, found, expected))
+    [message] = [r.getMessage() for r in caplog.records]
+    assert message.startswith("no CUDA graph of the update: not permitted")

@@ -1,5 +1,7 @@
 """The contents of a run's result."""
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from train_world import (
 
 from chinchilla.core.shapes import flops_per_token, n_params
 from chinchilla.data.dataset import TokenData
-from chinchilla.plan.records import Curve, RunSpec
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 
 RUNTIME = make_runtime()
 
@@ -53,3 +55,19 @@ def test_a_cpu_has_a_name_and_no_mfu(whole):
     assert result.peak_memory_bytes > 1e7
     assert {"python", "torch", "numpy", "chinchilla", "sentencepiece"} <= set(result.versions)
     assert result.started_utc <= result.finished_utc
+
+
+def test_the_result_tells_how_the_run_was_executed(whole):
+    result, _ = whole
+    assert result.execution == {
+        "device": result.device, "ranks": 1, "shards": 1, "dtype": "fp32", "threads": 1,
+        "compiled": False, "cuda_graphs": False, "update_in_graph": False, "attention": "default",
+        "micro_batch_tokens": ROWS * SEQ_LEN, "activation_checkpointing": False,
+    }  # fmt: skip
+
+
+def test_a_result_of_an_earlier_version_has_no_execution(whole, tmp_path: Path):
+    values = dataclasses.asdict(whole[0])
+    del values["execution"]
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    assert RunResult.load(tmp_path).execution == {}

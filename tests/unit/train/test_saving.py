@@ -157,7 +157,7 @@ def test_a_file_system_that_does_not_answer_ends_training(
 def test_without_memory_for_a_copy_training_waits_for_the_write(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(files, "available_memory", lambda device: 0.0)
     assert train_run(spec, tmp_path, data_dir, EAGER, should_stop=stop_at(5)) is None
     assert names(tmp_path) == ["step-00000004", "step-00000005"], "one after each update"
     same_bits(*whole, train_run(spec, tmp_path, data_dir, EAGER), tmp_path)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import multiprocessing
@@ -28,8 +29,9 @@ from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.train import fsdp, train_run, trainer
+from chinchilla.train import fsdp, preflight, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.checkpoint.files import LOSSES
 
 RUNTIME = make_runtime()
 
@@ -251,12 +253,12 @@ def test_the_automatic_micro_batch_divides_the_rows_of_the_rank(
     """24 rows on 6 ranks, with room for 3 of the 4 rows of each: 2+2 rather than 3+1."""
     spec = make_spec(data_dir, batch_tokens=24 * SEQ_LEN)
     room = memory(spec, 3 * SEQ_LEN, 2, device="cpu").total
-    monkeypatch.setattr(trainer.devices, "memory_room", lambda device: room)
-    group = SimpleNamespace(world_size=6, shards=2, gather=lambda own: [own] * 6)
-    run = SimpleNamespace(
-        spec=spec, runtime=make_runtime(), rows=24 // 6, group=group, device=torch.device("cpu")
+    monkeypatch.setattr(preflight, "memory_room", lambda device: room)
+    group = SimpleNamespace(
+        world_size=6, shards=2, gather=lambda own: [own] * 6, raise_together=contextlib.nullcontext
     )
-    assert trainer.Trainer._micro_batch_rows(run) == 2
+    rows = preflight.micro_batch_rows(spec, 24 // 6, make_runtime(), torch.device("cpu"), group)
+    assert rows == 2
 
 
 def test_micro_batches_have_the_configured_size(spec: RunSpec, data_dir: Path, tmp_path: Path):
@@ -271,8 +273,43 @@ def test_micro_batches_have_the_configured_size(spec: RunSpec, data_dir: Path, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fsdp, "Transformer", Spy)
         runtime = make_runtime(micro_batch_tokens=3 * SEQ_LEN + 5)
-        train_run(spec, tmp_path, data_dir, runtime, should_stop=stop_at(2))
+        # Asked before each update and between its two passes: the fifth question stops the run.
+        train_run(spec, tmp_path, data_dir, runtime, should_stop=stop_at(4))
     assert seen == [(3, SEQ_LEN), (1, SEQ_LEN)] * 2
+
+
+def test_a_signal_between_micro_batches_discards_the_update_and_changes_no_bit(
+    spec: RunSpec, data_dir: Path, tmp_path: Path
+):
+    """Stopped after the second of four passes of update 6, which is trained again after resuming."""
+    runtime = make_runtime(micro_batch_tokens=SEQ_LEN)
+    whole = train_run(spec, tmp_path / "whole", data_dir, runtime)
+    run_dir = tmp_path / "run"
+    passes = 4 * 5 + 2
+    assert train_run(spec, run_dir, data_dir, runtime, should_stop=stop_at(passes)) is None
+    checkpoint, _ = load_checkpoint(run_dir / "checkpoints", spec)
+    assert checkpoint.step == 5
+    assert len(checkpoint.optimizer[LOSSES]) == 5
+    result = train_run(spec, run_dir, data_dir, runtime)
+    same_bits(whole, tmp_path / "whole", result, run_dir)
+
+
+def test_metrics_contain_the_gradient_norm_before_clipping(
+    spec: RunSpec, data_dir: Path, tmp_path: Path
+):
+    run = trainer.Trainer(spec, tmp_path, data_dir, make_runtime(log_every_steps=1))
+    norms = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda: (
+        norms.append(math.hypot(*[float(p.grad.norm()) for p in run.update.parameters])),
+        step(),
+    )
+    run.train_step()
+    run.log()
+    run.close()
+    [line] = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert line["gradient_norm"] > 1
+    assert norms == [pytest.approx(spec.grad_clip, rel=1e-4)]
 
 
 def test_logging_evaluation_and_checkpoint_intervals_change_no_loss(
