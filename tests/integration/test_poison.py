@@ -376,7 +376,7 @@ CORPORA: dict[str, Callable[[bytes], bytes]] = {
 def test_a_pickle_as_corpus(tmp_path: Path, capsys, name: str, pack):
     (tmp_path / name).write_bytes(pack(pickled(tmp_path)))
     form = "text" if name.endswith("txt") else "jsonl"
-    words = data_words(tmp_path, f"corpus.format={form}", f"corpus.paths=[{tmp_path / name}]")
+    words = data_words(tmp_path, f"corpus={form}", f"corpus.paths=[{tmp_path / name}]")
     assert_refused(capsys, words, name)
 
 

@@ -115,6 +115,7 @@ def test_the_precision_is_that_of_the_device_of_the_jobs(
     monkeypatch.setattr(plan, "Path", lambda path: GPU if gpu_here else NO_GPU)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(plan.metadata, "version", lambda name: "2.13.0+cu130")
+    monkeypatch.setattr(plan, "_lacks_bf16", lambda cluster, device: False)
     expected = precision if precision != "here" else "bf16" if gpu_here else "fp32"
     assert chosen_precision(RecipeConfig(), ClusterConfig(**cluster), device) == expected
 
