@@ -231,7 +231,7 @@ def test_invalid_corpora_are_refused(settings, message):
     ("given", "message"),
     [
         ({"format": "xml"}, r"corpus.sources, a: format='xml'"),
-        ({"format": "text"}, r"corpus.sources, a: paths=\[FILE"),
+        ({"format": "text"}, r"corpus.sources, a: paths=FILE"),
         ({"format": "embedded", "weight": 0}, r"corpus.sources, a: weight=0 must be above 0"),
     ],
 )
