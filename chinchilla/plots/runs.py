@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from chinchilla.fit.result import FitResult
+from chinchilla.observations.stretches import rows_of_runs
 from chinchilla.observations.table import Observations
 from chinchilla.plots.isoflop import L_NAMES, budgets_of, fitted_loss
 from chinchilla.plots.style import (
@@ -36,11 +37,9 @@ def draw_curves(ax: Axes, points: Observations) -> None:
     """
     norm, colors = log_norm(points.N), sequential()
     shown, late = [], []
-    for run_id in np.unique(points.run_id):
-        run = points.where(points.run_id == run_id)
-        order = np.argsort(run.D)
-        C, L = binned(run.C[order], run.L[order])
-        ax.plot(C, L, color=colors(norm(run.N[0])), linewidth=1.0, alpha=0.85)
+    for rows in rows_of_runs(points.run_id, points.D):
+        C, L = binned(points.C[rows], points.L[rows])
+        ax.plot(C, L, color=colors(norm(points.N[rows][0])), linewidth=1.0, alpha=0.85)
         shown.append((C, L))
         late.append(L[C >= C.max() / 10])
     L = np.concatenate(late)
