@@ -8,13 +8,11 @@ claims: one claim among 10,000 runs, and a simulation of 1,000 workers on 10,000
 process, memory is its largest resident set. Medians over rounds. Writes docs/results/growth.json.
 """
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +124,13 @@ def commands(only: str, scratch: Path, rounds: int) -> list[dict[str, Any]]:
             rows.append(measured(f"{command}, 1,000 runs x 5,000 steps", words, scratch, rounds))
     if only in ("", "table"):
         write_table(scratch / "runs.csv")
-        inputs = f"observations={scratch / 'runs.csv'}"
-        rows.append(measured("fit, 5,000 rows", ["fit", inputs], scratch, rounds))
-        fits = f"fits_dir={scratch / 'fits'}"
-        for command in ("diagnose", "report"):
-            rows.append(measured(f"{command}, 5,000 rows", [command, fits], scratch, rounds))
+        inputs = [f"observations={scratch / 'runs.csv'}", f"out_dir={scratch / 'fits'}"]
+        rows.append(measured("fit, 5,000 rows", ["fit", *inputs], scratch, rounds))
+        fits = f"fits={scratch / 'fits'}"
+        rows += [
+            measured(f"{command}, 5,000 rows", [command, fits], scratch, rounds)
+            for command in ("diagnose", "report")
+        ]
     return rows
 
 

@@ -113,8 +113,7 @@ def _split(obs: Observations) -> tuple[list[slice | np.ndarray], list[str]]:
         if len(gaps):
             n_trimmed += 1
             first = int(gaps[-1]) + 1
-            of_slice = isinstance(rows, slice)
-            rows = slice(rows.start + first, rows.stop) if of_slice else rows[first:]
+            rows = slice(rows.start + first, rows.stop) if isinstance(rows, slice) else rows[first:]
             C = C[first:]
         if len(C) < 2:
             refusals.append(
