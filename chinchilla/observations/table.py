@@ -121,11 +121,6 @@ class Observations:
         return run_numbers(self.run_id)
 
     @cached_property
-    def n_runs(self) -> int:
-        """Number of distinct run_ids."""
-        return int(self.run_number.max()) + 1 if len(self) else 0
-
-    @cached_property
     def is_final(self) -> np.ndarray:
         """(n,) bool, the row with the most tokens of each run."""
         return final_of(self.run_number, self.D)
@@ -134,6 +129,11 @@ class Observations:
     def budget_labels(self) -> np.ndarray:
         """(n,) budget_flops rounded to six digits, so that 1e19 and 1.0000001e19 are equal."""
         return six_digits(self.budget_flops)
+
+    @cached_property
+    def n_runs(self) -> int:
+        """Number of distinct run_ids."""
+        return int(self.run_number.max(initial=-1)) + 1
 
     @property
     def has_curves(self) -> bool:
@@ -168,10 +168,7 @@ class Observations:
         """Refuse a run that is counted twice: two rows with one run_id and equal D.
 
         Equal numbers under two run_ids are two runs: losses are rounded, and seeds and learning
-        rates are not columns of this table.
-
-        Raises:
-            InputError: naming both rows.
+        rates are not columns of this table. InputError names both rows.
         """
         check_distinct(self.run_id, self.D, self.L, "", "row {}".format)
 
@@ -188,16 +185,12 @@ class Observations:
         )
 
     def within(self, tokens_per_param: Sequence[float]) -> "Observations":
-        """The runs whose final D/N lies in a range; a note counts the others.
-
-        Args:
-            tokens_per_param: the smallest and the largest D/N.
+        """The runs whose final D/N lies in a range (smallest, largest); a note counts the others.
 
         Raises:
             InputError: no run lies in the range.
         """
-        low, high = tokens_per_param
-        finals = self.finals()
+        (low, high), finals = tokens_per_param, self.finals()
         ratio = finals.D / finals.N
         inside = (low <= ratio) & (ratio <= high)
         if not inside.any():

@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 
 from chinchilla.core.errors import DataError, one_line
-from chinchilla.sweep.run_files import RunFilter, missing_specs
+from chinchilla.sweep.run_files import (
+    RunFilter,
+    ended_runs,
+    has_result,
+    planned_specs,
+    run_dir_of,
+)
 
 
 def limit_threads(n: int) -> None:
@@ -37,7 +43,12 @@ def check_data(sweep_dir: Path, data_dir: Path, only: RunFilter | None = None) -
     """
     from chinchilla.data.dataset import TokenData
 
-    if not (planned := {s.data_id for s in missing_specs(sweep_dir, only)}):
+    ended, planned = ended_runs(sweep_dir), set[str]()
+    for spec in planned_specs(sweep_dir, only):  # one look per data set, not per run
+        known = spec.data_id in planned or spec.run_id in ended
+        if not known and not has_result(run_dir_of(sweep_dir, spec)):
+            planned.add(spec.data_id)
+    if not planned:
         return
     try:
         data_id = TokenData.open(data_dir).data_id
