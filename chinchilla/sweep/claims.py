@@ -30,6 +30,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import (
     clean_leftovers,
     create_once,
+    fsync_dir,
     make_dirs,
     pretty_json,
     process_start,
@@ -282,6 +283,19 @@ def _create(run_dir: Path, record: ClaimRecord) -> bool:
     return create_once(_claim_path(run_dir, record.fence), json.dumps(dataclasses.asdict(record)))
 
 
+def _make_run_dir(run_dir: Path) -> bool:
+    """Create the folder of a run; False if it exists. Looks at no other folder if its parent exists."""
+    try:
+        os.mkdir(run_dir)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        make_dirs(run_dir)
+        return True
+    fsync_dir(run_dir.parent)
+    return True
+
+
 def acquire(
     run_dir: Path,
     worker: str,
@@ -293,6 +307,7 @@ def acquire(
     stale_seconds: float = STALE_SECONDS,
     n_workers: int = 1,
     count_workers: Callable[[], int] | None = None,
+    fresh: bool = False,
 ) -> Claim | None:
     """Claim a run that is free or whose holder is dead; create its folder if needed.
 
@@ -306,12 +321,19 @@ def acquire(
         stale_seconds: age of the heartbeat from which the holder counts as dead.
         n_workers: runs in training, with this one.
         count_workers: counts them again later; default: the number stays.
+        fresh: the run had no folder when it was listed. If it has one now, another worker was faster.
 
     Returns:
         The claim, or None if another worker holds the run or was faster.
     """
-    make_dirs(run_dir)
-    status = claim_status(run_dir, file_system_now(run_dir) if now is None else now, stale_seconds)
+    created = _make_run_dir(run_dir)
+    if fresh and not created:
+        return None
+    if created:
+        status = ClaimStatus("free")
+    else:
+        now = file_system_now(run_dir) if now is None else now
+        status = claim_status(run_dir, now, stale_seconds)
     if not status.available:
         return None
     before = status.record
@@ -330,7 +352,8 @@ def acquire(
     )
     if not _create(run_dir, record):
         return None
-    clean_leftovers(run_dir)
+    if not created:
+        clean_leftovers(run_dir)
     if before and before.damaged:  # its token is superseded, so the file can be renamed
         name = f"claim-{before.fence}.json"
         with contextlib.suppress(OSError):

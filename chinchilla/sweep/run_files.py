@@ -146,12 +146,15 @@ def mark_ended(run_dir: Path) -> None:
 
     The result is looked for again after marking: `unmark_ended` may have run in between.
     """
-    if not has_result(run_dir):
-        return
     mark = _mark_of(run_dir)
+    if not has_result(run_dir) or mark.exists():
+        return
     with contextlib.suppress(OSError):
-        mark.parent.mkdir(exist_ok=True)
-        mark.touch()
+        try:
+            mark.touch()
+        except FileNotFoundError:
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
     if not has_result(run_dir):
         unmark_ended(run_dir)
 

@@ -120,7 +120,7 @@ class RunQueue:
         return _Open(fresh, begun, len(started) - len(ended) + 1)
 
     def _tried(self, look: "_Look", width: int | None) -> Iterator[RunSpec]:
-        """Runs to try, in order; after each lost race one of twice as many, so that workers separate."""
+        """Runs to try, in order; after each lost race one of four times as many, so that workers separate."""
         fresh = (s for s in look.found.fresh if s.run_id not in look.tried)
         ordered = self._order.of(fresh, look.available(), width, look.n_failures)
         window, ahead = 1, list[RunSpec]()
@@ -130,7 +130,7 @@ class RunQueue:
                 return
             n_lost = look.n_lost
             yield ahead.pop(self.random.randrange(len(ahead)) if window > 1 else 0)
-            window *= 2 if look.n_lost > n_lost else 1
+            window *= 4 if look.n_lost > n_lost else 1
 
     def _claim(self, spec: RunSpec, look: "_Look") -> Claim | None:
         """Claim a run that looked available; None if it must wait or another worker was faster."""
@@ -151,6 +151,7 @@ class RunQueue:
             stale_seconds=self.stale_seconds,
             count_workers=self._n_in_training,
             n_workers=look.found.n_workers,
+            fresh=status is None,
         )
         if claim and has_result(run_dir):  # finished between listing and claiming
             claim.release()

@@ -31,7 +31,7 @@ from bench_tools import RESULTS, ROOT, Arguments, count, out_file, provenance, s
 sys.path.insert(0, os.fspath(ROOT))
 
 from chinchilla.core.shapes import ModelShape
-from chinchilla.plan.records import RunSpec, save_plan
+from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep import claims, run_files, run_queue
 from chinchilla.sweep.view import status as view
 
@@ -173,8 +173,8 @@ def simulate(
     with (
         counted.counting(),
         mock.patch.object(run_queue.RunQueue, "_order_of_plan", plan_of(order, counted)),
-        mock.patch.object(run_files.time, "monotonic", lambda: counted.now),
-        mock.patch.object(view, "planned_specs", lambda *args: specs),
+        mock.patch.object(run_files.time, "monotonic", side_effect=lambda: counted.now),
+        mock.patch.object(view, "planned_specs", return_value=specs),
         mock.patch.object(claims, "process_table") as machine,
     ):
         for i in range(n_workers):
@@ -223,7 +223,7 @@ def simulate(
                 at(max(1.0, every), "progress", i)
             elif what == "end" and worker.claim:
                 last = counted.now
-                assert worker.claim.publish("result.json", {"by": worker.queue.name})
+                assert worker.claim.publish("result.json", result_of(worker.spec))
                 worker.claim.release()
                 run_files.mark_ended(worker.claim.run_dir)
                 worker.claim = None
@@ -254,6 +254,19 @@ def simulate(
         "trained_more_than_once": sum(n > 1 for n in trained.values()),
         "results": sum(run_files.has_result(sweep_dir / "runs" / s.run_id) for s in specs),
     }
+
+
+def result_of(spec: RunSpec | None) -> dict[str, Any]:
+    """A finished run as result.json holds it."""
+    assert spec
+    result = RunResult(
+        spec=spec, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=5,
+        validation_loss={}, validation_tokens={}, bits_per_byte={}, n_params=spec.N,
+        n_params_non_embedding=spec.N, steps_done=spec.steps, flops_spent=spec.C, train_seconds=600.0,
+        tokens_per_second=1e5, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
+        started_utc="", finished_utc="",
+    )  # fmt: skip
+    return dataclasses.asdict(result)
 
 
 def plan_of(order: run_queue.RunOrder, counted: Counted) -> Callable[[Any], run_queue.RunOrder]:
