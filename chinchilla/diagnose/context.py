@@ -24,6 +24,7 @@ from chinchilla.fit.parametric.solver import (
     OBJECTIVES,
     estimate_refits,
     n_levels,
+    part_sums,
     refit_loss_law,
 )
 from chinchilla.fit.result import LossLaw
@@ -179,9 +180,7 @@ class Context:
         N, D = self.obs.N, self.obs.D
         J = self.law.jacobian(N, D, centre(N, D))
         products = (J[:, :, None] * J[:, None, :]).reshape(len(J), -1)
-        M = np.concatenate(  # in parts, because as floats `keep` would be large
-            [part.astype(float) @ products for part in np.array_split(keep, len(keep) // 500 + 1)]
-        ).reshape(-1, 5, 5)
+        M = part_sums(keep, products).reshape(-1, 5, 5)
         g = self._gradient
         return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
 

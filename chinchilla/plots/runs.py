@@ -59,15 +59,16 @@ def draw_curves(ax: Axes, points: Observations) -> None:
 
 
 def binned(x: np.ndarray, y: np.ndarray, n: int = N_BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Means of y in n log-spaced bins of x, for less noise and smaller files."""
+    """Means of y in n log-spaced bins of ascending x, for less noise and smaller files."""
     finite = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     x, y = x[finite], y[finite]
     if len(x) <= n:
         return x, y
-    bins = np.digitize(np.log(x), np.linspace(np.log(x[0]), np.log(x[-1]), n + 1)[1:-1])
-    _, bins, size = np.unique(bins, return_inverse=True, return_counts=True)
-    mean_log = np.bincount(bins, np.log(x)) / size
-    return np.exp(mean_log), np.bincount(bins, y) / size
+    log_x = np.log(x)
+    starts = np.searchsorted(log_x, np.linspace(log_x[0], log_x[-1], n + 1)[:-1])
+    starts = starts[np.diff(starts, append=len(x)) > 0]  # of bins that are not empty
+    size = np.diff(starts, append=len(x))
+    return np.exp(np.add.reduceat(log_x, starts) / size), np.add.reduceat(y, starts) / size
 
 
 def draw_envelope(ax: Axes, envelope: FitResult) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit.parametric.least_absolute import polish
-from chinchilla.fit.parametric.newton import CHUNK, Problem, newton_step
+from chinchilla.fit.parametric.newton import Problem, newton_step
 from chinchilla.fit.result import LossLaw
 
 OBJECTIVES = {
@@ -221,14 +221,21 @@ def estimate_refits(
     problem, every = Problem.of(N, D, L), np.ones((1, len(L)))
     widths = LAD_REFIT_WIDTHS if objective == "lad" else huber_widths(objective, huber_delta)[-1:]
     theta = problem.solve(problem.theta(near)[None], every, widths).theta
-    _, g_all, H_all = problem.derivatives(theta, every, widths[-1])
     g, H = problem.run_derivatives(theta[0], widths[-1])
-    at_once, steps = max(1, 50 * CHUNK // len(L)), []
-    for first in range(0, len(keep), at_once):
-        left_out = (~keep[first : first + at_once]).astype(float)
-        H_part = H_all - (left_out @ H).reshape(-1, 5, 5)
-        steps.append(newton_step(g_all - left_out @ g, H_part)[0])
-    return problem.laws(theta + np.concatenate(steps))
+    steps = newton_step(part_sums(keep, g), part_sums(keep, H).reshape(-1, 5, 5))[0]
+    return problem.laws(theta + steps)
+
+
+def part_sums(keep: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(k, m) sums of (n, m) values over the rows of each part, (k, n) bool.
+
+    The work is the number of rows that the parts hold or leave out, whichever is smaller.
+    """
+    held = 2 * np.count_nonzero(keep) <= keep.size
+    part, row = np.nonzero(keep if held else ~keep)
+    sums = np.zeros((len(keep), values.shape[1]))
+    np.add.at(sums, part, values[row])
+    return sums if held else values.sum(axis=0) - sums
 
 
 def huber_widths(objective: str, huber_delta: float) -> tuple[float, ...]:
