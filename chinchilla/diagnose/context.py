@@ -36,7 +36,7 @@ MIN_RUNS = 8  # of a part: five parameters, and residuals
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
 MIN_SHARE = 3  # a part that grows to all runs holds at least one in MIN_SHARE of them
 MAX_REFITS = 1_000  # parts that are all minimised
-N_EXACT = 200  # parts that are minimised if there are more; the others are estimated
+N_EXACT = 100  # parts that are minimised if there are more; the others are estimated
 ROUNDING = 1e-5  # a smaller standard error of a is rounding, from losses exactly on a law
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
 
