@@ -1,10 +1,9 @@
-"""CPU seconds and memory of the commands on large inputs, and metadata operations of large sweeps.
+"""CPU seconds and memory of the commands on large inputs.
 
-    python scripts/bench/bench_growth.py [--rounds 3] [--only sweep|table|claims] [--out FILE]
+    python scripts/bench/bench_growth.py [--rounds 3] [--only sweep|table] [--out FILE]
 
 sweep: `fit` and `report` of 1,000 runs x 5,000 steps. table: `fit`, `diagnose` and `report` of 5,000 rows.
-claims: one claim among 10,000 runs, and a simulation of 1,000 workers on 10,000 runs of 10 minutes
-(`simulate_claims.py`). Each command is a separate process; CPU seconds are user and system time of the whole
+`simulate_claims.py` measures claims. Each command is a separate process; CPU seconds are user and system time of the whole
 process, memory is its largest resident set. Medians over rounds. Writes docs/results/growth.json.
 """
 
@@ -137,7 +136,7 @@ def commands(only: str, scratch: Path, rounds: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = Arguments(__doc__)
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--only", choices=("sweep", "table", "claims"), default="")
+    parser.add_argument("--only", choices=("sweep", "table"), default="")
     parser.add_argument("--out", type=out_file, default=RESULTS / "growth.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
