@@ -20,7 +20,13 @@ from chinchilla.core.errors import FitError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.findings import finite
 from chinchilla.fit.loss_law import FrontierSolver
-from chinchilla.fit.parametric.solver import OBJECTIVES, refit_loss_law
+from chinchilla.fit.parametric.solver import (
+    OBJECTIVES,
+    estimate_refits,
+    n_levels,
+    part_sums,
+    refit_loss_law,
+)
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.checks import N_PARAMETERS, robust_sd
@@ -29,6 +35,8 @@ from chinchilla.observations.table import Observations
 MIN_RUNS = 8  # of a part: five parameters, and residuals
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
 MIN_SHARE = 3  # a part that grows to all runs holds at least one in MIN_SHARE of them
+MAX_REFITS = 1_000  # parts that are all minimised
+N_EXACT = 100  # parts that are minimised if there are more; the others are estimated
 ROUNDING = 1e-5  # a smaller standard error of a is rounding, from losses exactly on a law
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
 
@@ -171,7 +179,8 @@ class Context:
         """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
         N, D = self.obs.N, self.obs.D
         J = self.law.jacobian(N, D, centre(N, D))
-        M = np.einsum("kn,ni,nj->kij", keep.astype(float), J, J)
+        products = (J[:, :, None] * J[:, None, :]).reshape(len(J), -1)
+        M = part_sums(keep, products).reshape(-1, 5, 5)
         g = self._gradient
         return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
 
@@ -225,6 +234,9 @@ class Context:
     def refit(self, keep: np.ndarray) -> Refits:
         """Approach 3 on parts of the runs.
 
+        Of more than MAX_REFITS parts, all are estimated by one Newton step from the law of all runs, and
+        the N_EXACT that move N_opt most are minimised.
+
         Args:
             keep: (k, n) bool.
 
@@ -233,20 +245,29 @@ class Context:
         """
         obs, law = self.obs, self.law
         n = keep.sum(axis=1)
-        possible = np.array([self._can_fit(row) for row in keep], bool)
-        refits = refit_loss_law(obs.N, obs.D, obs.L, keep[possible], law, **self.loss_settings)
-        theta = np.full((len(keep), 5), np.nan)
-        theta[possible] = refits.theta
-        log_k, a = self.solver.all_lines(theta)[:, :2].T
+        possible = np.flatnonzero(
+            (n >= MIN_RUNS)
+            & (n_levels(self.size, keep) >= MIN_DISTINCT)
+            & (n_levels(obs.D, keep) >= MIN_DISTINCT)
+        )
+        theta, runs = np.full((len(keep), 5), np.nan), (obs.N, obs.D, obs.L)
+        if len(possible) > MAX_REFITS and 2 * n[possible].min() > len(obs):
+            theta[possible] = estimate_refits(*runs, keep[possible], law, **self.loss_settings)
+            moved = np.abs(self._log_N_of(theta[possible]) - self.log_N)
+            possible = possible[np.argsort(-moved, kind="stable")[:N_EXACT]]
+        theta[possible] = refit_loss_law(*runs, keep[possible], law, **self.loss_settings).theta
+        a = self.solver.all_lines(theta)[:, 1]
         q = self._variance(np.vstack([np.ones((1, len(obs)), bool), keep]))  # (2, 1 + k)
         growth = np.maximum(q[:, 1:] / q[:, :1], len(obs) / np.maximum(n, 1))
         a_sd, log_N_sd = self._noise[:, None] * np.sqrt(np.maximum(growth - 1, 0))
-        log_N_move = log_k + a * np.log(self.C_star) - self.log_N
+        log_N_move = self._log_N_of(theta) - self.log_N
         return Refits(n, theta, a, a_sd, log_N_move, log_N_sd)
 
-    def _can_fit(self, keep: np.ndarray) -> bool:
-        sizes, tokens = len(np.unique(self.size[keep])), len(np.unique(self.obs.D[keep]))
-        return keep.sum() >= MIN_RUNS and min(sizes, tokens) >= MIN_DISTINCT
+    def _log_N_of(self, theta: np.ndarray) -> np.ndarray:
+        """(k,) ln N_opt(C_star) of (k, 5) laws."""
+        log_k, a = self.solver.all_lines(theta)[:, :2].T
+        log_N: np.ndarray = log_k + a * np.log(self.C_star)
+        return log_N
 
 
 def growing_parts(cuts: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

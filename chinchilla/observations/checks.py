@@ -76,7 +76,7 @@ def repeats(obs: Observations) -> list[str]:
     if not len(again):
         return []
     return [
-        f"{len(again)} of {len(np.unique(obs.run_id))} runs repeat data, up to {again.most_epochs()}. The "
+        f"{len(again)} of {obs.n_runs} runs repeat data, up to {again.most_epochs()}. The "
         "fit counts repeated tokens as new ones, which overstates their value (Muennighoff et al. 2023). "
         "`chinchilla predict unique_tokens=U repeated_runs=observations.csv` accounts for repetition."
     ]

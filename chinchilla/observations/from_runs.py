@@ -27,11 +27,12 @@ def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
         )
     if loss == "validation" and not all(r.validation_loss for r in finished):
         raise InputError("these runs have no validation loss. Fit with loss=train.")
-    points = []
-    for r in finished:
-        L = r.final_loss if loss == "train" else np.mean([*r.validation_loss.values()])
-        points.append((r, float(r.spec.D), L))
-    fields = _fields(points, loss)
+    L = [
+        r.final_loss if loss == "train" else np.mean([*r.validation_loss.values()])
+        for r in finished
+    ]
+    fields = _fields(finished, [np.array([r.spec.D], float) for r in finished], L, loss)
+    fields["run_id"] = fields["run_id"].astype(str)
     if unfinished := Counter(r.status for r in results if r.status != "finished"):
         states = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
         n = unfinished.total()
@@ -42,45 +43,57 @@ def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
 def loss_curves(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> dict[str, Any]:
     """The fields of `Observations.from_curves`."""
     require_choice("loss", loss, LOSSES)
-    points: list[tuple[RunResult, float, float | None]] = []
+    runs, D, L = [], [], []
     for r, curve in zip(results, curves, strict=True):
         if r.status != "finished":
             continue
         steps = curve.step + 1 if loss == "train" else curve.validation_step
         values = curve.loss if loss == "train" else curve.validation_loss
-        points += [
-            (r, float(step * r.spec.batch_tokens), float(L))
-            for step, L in zip(steps, values, strict=True)
-            if step > 0
-        ]
-    return _fields(points, loss)
+        if (steps > 0).any():
+            runs.append(r)
+            D.append((steps[steps > 0] * r.spec.batch_tokens).astype(float))
+            L.append(values[steps > 0])
+    return _fields(runs, D, L, loss)
 
 
-def _fields(points: Sequence[tuple[RunResult, float, Any]], loss: str) -> dict[str, Any]:
-    """The fields of `Observations` from (run, tokens seen, loss)."""
-    specs = [r.spec for r, _, _ in points]
+def _fields(
+    runs: Sequence[RunResult], tokens: Sequence[np.ndarray], losses: Sequence[Any], loss: str
+) -> dict[str, Any]:
+    """The fields of `Observations` from the tokens seen and the losses at k points of each run."""
+    specs = [r.spec for r in runs]
     check_comparable(specs)
-    if not points:
+    if not runs:
         raise InputError(
             "no run has finished yet, so there is nothing to fit. See `chinchilla status`."
         )
-    D = np.array([D for _, D, _ in points], float)
-    per_token = np.array([flops_per_token(s.model, s.flop_convention) for s in specs], float)
-    unique = np.array([r.unique_tokens for r, _, _ in points], float)  # None becomes NaN
-    # All sources of a mixture are read at constant rates, so epochs are proportional to D.
-    share = [D / (r.steps_done * r.spec.batch_tokens) if r.steps_done else 1 for r, D, _ in points]
-    epochs = [max(r.epochs.values(), default=np.nan) for r, _, _ in points]
-    return {
-        "run_id": np.array([s.run_id for s in specs], dtype=str),
-        "budget_flops": np.array([s.budget_flops for s in specs], float),
-        "C": per_token * D,
-        "N": np.array([s.N for s in specs], float),
+    n_points = [len(x) for x in tokens]
+
+    def of_run(values: Sequence[Any], kind: type = float) -> np.ndarray:
+        """(n,) the value of its run in every row."""
+        return np.repeat(np.array(values, kind), n_points)
+
+    D = np.concatenate(tokens)
+    fields: dict[str, Any] = {
+        # References to one string per run: a sweep has millions of points.
+        "run_id": of_run([s.run_id for s in specs], object),
+        "budget_flops": of_run([s.budget_flops for s in specs]),
+        "C": of_run([flops_per_token(s.model, s.flop_convention) for s in specs]) * D,
+        "N": of_run([s.N for s in specs]),
         "D": D,
-        "L": np.array([L for _, _, L in points], float),
+        "L": np.hstack(losses).astype(float),
         "flop_convention": specs[0].flop_convention,
         "n_convention": "total",
         "loss_kind": loss,
-        # Exact for a single source: each source is read to its end before it repeats.
-        "unique_tokens": np.minimum(unique, D),
-        "max_epochs": np.maximum(np.array(epochs, float) * np.array(share, float), 1.0),
     }
+    if any(r.unique_tokens is not None for r in runs):  # None becomes NaN
+        # Exact for a single source: each source is read to its end before it repeats.
+        fields["unique_tokens"] = np.minimum(of_run([r.unique_tokens for r in runs]), D)
+    if any(r.epochs for r in runs):
+        # All sources of a mixture are read at constant rates, so epochs are proportional to D.
+        share = [
+            x / (r.steps_done * r.spec.batch_tokens) if r.steps_done else np.ones(len(x))
+            for r, x in zip(runs, tokens, strict=True)
+        ]
+        epochs = of_run([max(r.epochs.values(), default=np.nan) for r in runs])
+        fields["max_epochs"] = np.maximum(epochs * np.concatenate(share), 1.0)
+    return fields

@@ -12,6 +12,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.units import is_rounded, same_values
 from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names, shortened
 from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers
+from chinchilla.observations.stretches import final_of, run_numbers
 from chinchilla.observations.units import check_units
 
 SEARCH_SIZE = 4  # runs at one (N, D) from which a note mentions best=true
@@ -47,7 +48,7 @@ def runs_of(table: Table, stated: dict[str, str], duplicates: str) -> dict[str, 
         columns = {name: x[rows] for name, x in columns.items()}
     run_id, D = columns["run_id"], columns["D"]
     check_distinct(run_id, D, columns["L"], table.name, lambda i: table.row(int(rows[i])))
-    final = final_rows(run_id, D)
+    final = final_of(run_numbers(run_id), D)
     notes += check_units(table, columns, rows, final)
     ends = {name: x[final] for name, x in columns.items()}
     if not table.is_saved and np.isnan(columns["budget_flops"]).all():
@@ -66,16 +67,6 @@ def runs_of(table: Table, stated: dict[str, str], duplicates: str) -> dict[str, 
     return {**fields, **conventions, "notes": tuple(notes)}
 
 
-def final_rows(run_id: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """(n,) bool, the row with the most tokens of each run."""
-    ids = _run_numbers(run_id)
-    order = np.lexsort((D, ids))
-    runs = ids[order]
-    final = np.zeros(len(D), bool)
-    final[order] = np.append(runs[1:] != runs[:-1], True)[: len(D)]
-    return final
-
-
 def check_distinct(
     run_id: np.ndarray, D: np.ndarray, L: np.ndarray, table: str, row: Callable[[int], str]
 ) -> None:
@@ -86,7 +77,7 @@ def check_distinct(
     Raises:
         InputError: naming both rows.
     """
-    tokens, runs = same_values(D), _run_numbers(run_id)
+    tokens, runs = same_values(D), run_numbers(run_id)
     order = np.lexsort((tokens, runs))
     same = (np.diff(tokens[order]) == 0) & (np.diff(runs[order]) == 0)
     if not same.any():
@@ -99,12 +90,6 @@ def check_distinct(
         "A run that is counted twice narrows every interval: give each seed a run_id of its own, or remove one "
         "of the rows."
     )
-
-
-def _run_numbers(run_id: np.ndarray) -> np.ndarray:
-    """(n,) an integer per name, in order of appearance (`np.unique` would sort the names)."""
-    ids: dict[str, int] = {}
-    return np.array([ids.setdefault(name, len(ids)) for name in run_id.tolist()], int)
 
 
 def _numeric_columns(table: Table, flop_convention: str, notes: list[str]) -> Columns:

@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from chinchilla.core.units import CONVENTIONS, same_values
 from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
 from chinchilla.observations.from_runs import final_losses, loss_curves
 from chinchilla.observations.read_table import read_csv, read_frame
-from chinchilla.observations.runs import BEST_ADVICE, check_distinct, final_rows, runs_of
+from chinchilla.observations.runs import BEST_ADVICE, check_distinct, runs_of
+from chinchilla.observations.stretches import final_of, run_numbers, six_digits
 from chinchilla.plan.records import Curve, RunResult, count_label
 
 SINGLE_EPOCH = 1.001  # more epochs than this count as repetition
@@ -64,7 +66,7 @@ class Observations:
     def __post_init__(self) -> None:
         for name in OPTIONAL:
             if not len(getattr(self, name)):
-                object.__setattr__(self, name, np.full(len(self), np.nan))
+                object.__setattr__(self, name, np.broadcast_to(np.nan, len(self)))
         for name in ("N", "D", "C", "L"):
             values = getattr(self, name)
             if values.shape != (len(self),) or values.dtype != np.float64:
@@ -107,26 +109,36 @@ class Observations:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def __repr__(self) -> str:
-        return f"<Observations: {len(self)} rows, {len(np.unique(self.run_id))} runs>"
+        return f"<Observations: {len(self)} rows, {self.n_runs} runs>"
 
     def where(self, rows: np.ndarray) -> "Observations":
         """The rows selected by a boolean mask or by indices, which may repeat (bootstrap)."""
         return replace(self, **{name: getattr(self, name)[rows] for name in (*COLUMNS, *OPTIONAL)})
 
-    @property
+    @cached_property
+    def run_number(self) -> np.ndarray:
+        """(n,) number of the run of each row, from 0 in order of appearance."""
+        return run_numbers(self.run_id)
+
+    @cached_property
     def is_final(self) -> np.ndarray:
         """(n,) bool, the row with the most tokens of each run."""
-        return final_rows(self.run_id, self.D)
+        return final_of(self.run_number, self.D)
 
     @property
     def budget_labels(self) -> np.ndarray:
         """(n,) budget_flops rounded to six digits, so that 1e19 and 1.0000001e19 are equal."""
-        return np.array([float(f"{b:.6g}") for b in self.budget_flops])
+        return six_digits(self.budget_flops)
+
+    @cached_property
+    def n_runs(self) -> int:
+        """Number of distinct run_ids."""
+        return int(self.run_number.max(initial=-1)) + 1
 
     @property
     def has_curves(self) -> bool:
         """Whether some run has more than one row."""
-        return len(np.unique(self.run_id)) < len(self)
+        return self.n_runs < len(self)
 
     @property
     def epochs(self) -> np.ndarray:
@@ -156,10 +168,7 @@ class Observations:
         """Refuse a run that is counted twice: two rows with one run_id and equal D.
 
         Equal numbers under two run_ids are two runs: losses are rounded, and seeds and learning
-        rates are not columns of this table.
-
-        Raises:
-            InputError: naming both rows.
+        rates are not columns of this table. InputError names both rows.
         """
         check_distinct(self.run_id, self.D, self.L, "", "row {}".format)
 
@@ -176,16 +185,12 @@ class Observations:
         )
 
     def within(self, tokens_per_param: Sequence[float]) -> "Observations":
-        """The runs whose final D/N lies in a range; a note counts the others.
-
-        Args:
-            tokens_per_param: the smallest and the largest D/N.
+        """The runs whose final D/N lies in a range (smallest, largest); a note counts the others.
 
         Raises:
             InputError: no run lies in the range.
         """
-        low, high = tokens_per_param
-        finals = self.finals()
+        (low, high), finals = tokens_per_param, self.finals()
         ratio = finals.D / finals.N
         inside = (low <= ratio) & (ratio <= high)
         if not inside.any():

@@ -15,6 +15,7 @@ from chinchilla.observations.table import Observations
 from chinchilla.plots.style import (
     GREY,
     L_LABEL,
+    MANY_POINTS,
     N_LABEL,
     inner_range,
     log_scale,
@@ -26,6 +27,7 @@ from chinchilla.plots.style import (
 
 L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; "" for unknown
 CURVE_MARGIN = 1.15  # factor by which a curve extends beyond its smallest and largest model
+MAX_NAMED = 16  # budgets in the legend; of more, evenly spread ones
 MIN_SPAN = 0.02  # nats per token, smallest height of a panel
 
 
@@ -59,15 +61,20 @@ def draw_on(
     if not budgets:
         return False
     colors = colors or shades(b["budget_flops"] for b in budgets)
-    size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
-    for b in budgets:
+    n_runs = sum(len(b["N"]) for b in budgets)
+    size = 6 if n_runs <= 80 else 4
+    named = set(np.linspace(0, len(budgets) - 1, MAX_NAMED).round().astype(int).tolist())
+    for i, b in enumerate(budgets):
         color, N, L = colors[b["budget_flops"]], b["N"], scale * b["L"]
         errors = [scale * (standard_errors or {}).get(str(i), 0.0) for i in b["run_ids"]]
         if any(errors):
             ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
-        label = f"{power_of_ten(b['budget_flops'])} FLOPs"
+        label = f"{power_of_ten(b['budget_flops'])} FLOPs" if i in named else "_"
         fill = "white" if b["refused"] else color
-        ax.plot(N, L, "o", color=color, markersize=size, label=label, markerfacecolor=fill)
+        ax.plot(
+            N, L, "o", color=color, markersize=size, label=label, markerfacecolor=fill,
+            rasterized=n_runs > MANY_POINTS,
+        )  # fmt: skip
         curve = fitted_loss(b, _sizes_along(b))
         if curve is not None:
             line = "--" if b["refused"] else "-"

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from chinchilla.fit.result import FitResult
+from chinchilla.observations.stretches import rows_of_runs
 from chinchilla.observations.table import Observations
 from chinchilla.plots.isoflop import L_NAMES, budgets_of, fitted_loss
 from chinchilla.plots.style import (
@@ -15,6 +16,7 @@ from chinchilla.plots.style import (
     D_LABEL,
     GREY,
     L_LABEL,
+    MANY_POINTS,
     N_LABEL,
     inner_range,
     log_norm,
@@ -27,6 +29,9 @@ from chinchilla.plots.style import (
     size_bar,
 )
 
+N_BINS = 240  # points of a line
+MANY_LINES = 200  # of N_BINS points each; more are an image in the SVG
+
 
 def draw_curves(ax: Axes, points: Observations) -> None:
     """Loss against FLOPs of every run, coloured by N, with axes and colour bar.
@@ -36,11 +41,11 @@ def draw_curves(ax: Axes, points: Observations) -> None:
     """
     norm, colors = log_norm(points.N), sequential()
     shown, late = [], []
-    for run_id in np.unique(points.run_id):
-        run = points.where(points.run_id == run_id)
-        order = np.argsort(run.D)
-        C, L = binned(run.C[order], run.L[order])
-        ax.plot(C, L, color=colors(norm(run.N[0])), linewidth=1.0, alpha=0.85)
+    many = min(len(points), N_BINS * points.n_runs) > N_BINS * MANY_LINES
+    for rows in rows_of_runs(points.run_id, points.D):
+        C, L = binned(points.C[rows], points.L[rows])
+        color = colors(norm(points.N[rows][0]))
+        ax.plot(C, L, color=color, linewidth=1.0, alpha=0.85, rasterized=many)
         shown.append((C, L))
         late.append(L[C >= C.max() / 10])
     L = np.concatenate(late)
@@ -53,16 +58,17 @@ def draw_curves(ax: Axes, points: Observations) -> None:
     size_bar(ax, points.N)
 
 
-def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.ndarray]:
-    """Means of y in n log-spaced bins of x, for less noise and smaller files."""
+def binned(x: np.ndarray, y: np.ndarray, n: int = N_BINS) -> tuple[np.ndarray, np.ndarray]:
+    """Means of y in n log-spaced bins of ascending x, for less noise and smaller files."""
     finite = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     x, y = x[finite], y[finite]
     if len(x) <= n:
         return x, y
-    bins = np.digitize(np.log(x), np.linspace(np.log(x[0]), np.log(x[-1]), n + 1)[1:-1])
-    _, bins, size = np.unique(bins, return_inverse=True, return_counts=True)
-    mean_log = np.bincount(bins, np.log(x)) / size
-    return np.exp(mean_log), np.bincount(bins, y) / size
+    log_x = np.log(x)
+    starts = np.searchsorted(log_x, np.linspace(log_x[0], log_x[-1], n + 1)[:-1])
+    starts = starts[np.diff(starts, append=len(x)) > 0]  # of bins that are not empty
+    size = np.diff(starts, append=len(x))
+    return np.exp(np.add.reduceat(log_x, starts) / size), np.add.reduceat(y, starts) / size
 
 
 def draw_envelope(ax: Axes, envelope: FitResult) -> None:
@@ -91,7 +97,8 @@ def draw_surface(ax: Axes, result: FitResult, finals: Observations) -> None:
         C = np.array([finals.C.min() / beyond, finals.C.max() * beyond])
         line = (result.D_opt(C), result.N_opt(C))
         ax.plot(*line, color=COLORS["parametric"], linewidth=width, label=label)
-    ax.plot(finals.D, finals.N, "o", color="black", markersize=4, label="runs")
+    many = len(finals) > MANY_POINTS
+    ax.plot(finals.D, finals.N, "o", color="black", markersize=4, label="runs", rasterized=many)
     ax.set(xlim=D_range, ylim=N_range, xlabel=D_LABEL, ylabel=N_LABEL)
     ax.set_title("Contours of $L(N, D)$, nats/token")
     log_scale(ax, "x")
@@ -134,7 +141,7 @@ def _draw_residuals(
     ax.axhline(0, color=GREY, linewidth=1)
     ax.scatter(
         x, residual, c=shade, norm=log_norm(shade), cmap=sequential(), s=32, edgecolors="white",
-        linewidths=0.5,
+        linewidths=0.5, rasterized=len(x) > MANY_POINTS,
     )  # fmt: skip
     low, high = inner_range(residual)
     inside = np.abs(residual[(residual >= low) & (residual <= high)])

@@ -38,6 +38,7 @@ C_LABEL = "C, training FLOPs"
 D_LABEL = "D, tokens"
 L_LABEL = "loss, nats/token"
 N_LABEL = "N, parameters"
+MANY_POINTS = 2_000  # more markers than this are an image in the SVG
 WIDTH = 9.6  # inches: 920 CSS pixels, so that 10 pt text is 13 px in the page
 
 STYLE: dict[str, Any] = {

@@ -5,6 +5,8 @@ current claim, and the number is its fencing token. A claim is created with link
 for exactly one worker, also on NFS, where the server decides. Taking over from a dead worker and
 publishing a result both create the next claim, so they cannot both succeed. No number is reused.
 The holder of a claim touches the file `heartbeat`; ages are measured with the file system's clock.
+With more than 200 runs in training, heartbeats are rarer in proportion, and so is the age at which a holder
+counts as dead. The claim records the number of runs, so that every worker computes the same age.
 A claim file that cannot be read still counts: it expires when its heartbeat stops, and the next
 worker renames it.
 """
@@ -18,6 +20,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +30,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import (
     clean_leftovers,
     create_once,
+    fsync_dir,
     make_dirs,
     pretty_json,
     process_start,
@@ -39,6 +43,9 @@ from chinchilla.core.json_codec import decode
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead
+FULL_RATE_WORKERS = 200  # with more runs in training, both times grow in proportion
+MAX_FACTOR = 6.0  # but not more: a heartbeat every 30 seconds, dead after 6 minutes
+REVIEW_BEATS = 12  # heartbeats after which a holder counts the runs in training again
 _CLAIM = re.compile(r"claim-(\d+)\.json")
 log = logging.getLogger("chinchilla.sweep")
 
@@ -60,6 +67,7 @@ class ClaimRecord:
     stalls: int = 0  # consecutive claims before this one that ended without a new checkpoint
     ended: str = ""  # reason of the release; "" if the run or the worker ended
     excused: bool = False  # released for a reason that does not count as a stall
+    workers: int = 1  # runs in training, which determines the time between heartbeats
 
     @property
     def damaged(self) -> bool:
@@ -81,6 +89,11 @@ class ClaimStatus:
     @property
     def available(self) -> bool:
         return self.state in ("free", "dead")
+
+
+def heartbeat_factor(workers: int) -> float:
+    """Factor of HEARTBEAT_SECONDS and STALE_SECONDS while so many runs are in training."""
+    return min(max(1.0, workers / FULL_RATE_WORKERS), MAX_FACTOR)
 
 
 def utc_now() -> str:
@@ -116,12 +129,16 @@ def _claim_path(run_dir: Path, fence: int) -> Path:
     return run_dir / f"claim-{fence}.json"
 
 
-def latest_claim(run_dir: Path) -> ClaimRecord | None:
-    """The claim with the highest fencing token; None if there never was one."""
+def latest_claim(run_dir: Path, names: Sequence[str] | None = None) -> ClaimRecord | None:
+    """The claim with the highest fencing token; None if there never was one.
+
+    `names` are the files in `run_dir`, if already listed.
+    """
     try:
-        fences = [int(m[1]) for name in os.listdir(run_dir) if (m := _CLAIM.fullmatch(name))]
+        names = os.listdir(run_dir) if names is None else names
     except FileNotFoundError:
         return None
+    fences = [int(m[1]) for name in names if (m := _CLAIM.fullmatch(name))]
     if not fences:
         return None
     newest, *older = sorted(fences, reverse=True)
@@ -144,14 +161,20 @@ def _read(run_dir: Path, fence: int) -> ClaimRecord | None:
     return record if whole else None
 
 
-def claim_status(run_dir: Path, now: float, stale_seconds: float = STALE_SECONDS) -> ClaimStatus:
+def claim_status(
+    run_dir: Path,
+    now: float,
+    stale_seconds: float = STALE_SECONDS,
+    names: Sequence[str] | None = None,
+) -> ClaimStatus:
     """State of the latest claim at `now` (`file_system_now`).
 
     If the claim was made on this machine, the process table decides: a process that exists holds its
     claim even if its heartbeat is late (the machine may have been suspended). Otherwise the age of
-    the heartbeat decides.
+    the heartbeat decides. `stale_seconds` applies to up to FULL_RATE_WORKERS runs in training.
+    `names` are the files in `run_dir`, if already listed.
     """
-    record = latest_claim(run_dir)
+    record = latest_claim(run_dir, names)
     if record is None or record.released:
         return ClaimStatus("free", record)
     if record.processes == process_table():
@@ -160,7 +183,10 @@ def claim_status(run_dir: Path, now: float, stale_seconds: float = STALE_SECONDS
             not start or not record.pid_start or start == record.pid_start
         )
         return ClaimStatus("held" if same else "dead", record)
-    age = now - max(_modified(_claim_path(run_dir, record.fence)), _modified(run_dir / "heartbeat"))
+    stale_seconds *= heartbeat_factor(record.workers)
+    age = now - _modified(run_dir / "heartbeat")
+    if age > stale_seconds / 4:  # or the claim is newer than the last heartbeat of an earlier one
+        age = min(age, now - _modified(_claim_path(run_dir, record.fence)))
     if age > stale_seconds:
         return ClaimStatus("dead", record)
     return ClaimStatus("silent" if age > stale_seconds / 4 else "held", record)
@@ -169,24 +195,49 @@ def claim_status(run_dir: Path, now: float, stale_seconds: float = STALE_SECONDS
 class Claim:
     """A claim held by this process. A thread sends heartbeats until it is released or lost."""
 
-    def __init__(self, run_dir: Path, record: ClaimRecord, previous: ClaimRecord | None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        record: ClaimRecord,
+        previous: ClaimRecord | None,
+        count_workers: Callable[[], int] | None = None,
+    ) -> None:
         self.run_dir = run_dir
         self.record = record
         self.previous = previous  # the claim before; its worker died if it was not released
         self.lost = False
+        self._count_workers = count_workers  # runs in training; None: only this one
+        self._n_beats = 0
         self._lock = threading.Lock()  # `commit` changes the record that the heartbeat thread reads
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def _beat(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):  # a file server may be unavailable for a while
-                if not self.still_mine():
-                    return
-                (self.run_dir / "heartbeat").touch()
-            if self._stop.wait(HEARTBEAT_SECONDS):
+    def _beats(self) -> None:
+        while self.beat():
+            factor = heartbeat_factor(self.record.workers)
+            if self._stop.wait(HEARTBEAT_SECONDS * factor):
                 return
+
+    def beat(self) -> bool:
+        """Send one heartbeat; False if the run was lost."""
+        with contextlib.suppress(OSError):  # a file server may be unavailable for a while
+            if not self.still_mine():
+                return False
+            (self.run_dir / "heartbeat").touch()
+            self._n_beats += 1
+            if self._count_workers and self._n_beats % REVIEW_BEATS == 0:
+                self._space_out(self._count_workers())
+        return True
+
+    def _space_out(self, workers: int) -> None:
+        """Record a larger number of runs in training, before heartbeats become rarer."""
+        with self._lock:
+            if heartbeat_factor(workers) > 1.25 * heartbeat_factor(self.record.workers):
+                record = dataclasses.replace(self.record, workers=workers)
+                path = _claim_path(self.run_dir, record.fence)
+                write_text(path, json.dumps(dataclasses.asdict(record)))
+                self.record = record
 
     def still_mine(self) -> bool:
         """Whether no other worker has taken the run over, as far as this machine can see."""
@@ -232,6 +283,19 @@ def _create(run_dir: Path, record: ClaimRecord) -> bool:
     return create_once(_claim_path(run_dir, record.fence), json.dumps(dataclasses.asdict(record)))
 
 
+def _make_run_dir(run_dir: Path) -> bool:
+    """Create the folder of a run; False if it exists. Looks at no other folder if its parent exists."""
+    try:
+        os.mkdir(run_dir)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        make_dirs(run_dir)
+        return True
+    fsync_dir(run_dir.parent)
+    return True
+
+
 def acquire(
     run_dir: Path,
     worker: str,
@@ -241,6 +305,9 @@ def acquire(
     to_train: bool = True,
     now: float | None = None,
     stale_seconds: float = STALE_SECONDS,
+    n_workers: int = 1,
+    count_workers: Callable[[], int] | None = None,
+    fresh: bool = False,
 ) -> Claim | None:
     """Claim a run that is free or whose holder is dead; create its folder if needed.
 
@@ -252,12 +319,21 @@ def acquire(
         to_train: count the claim as a start; False for a launcher that only changes files.
         now: time of the file system, if already known.
         stale_seconds: age of the heartbeat from which the holder counts as dead.
+        n_workers: runs in training, with this one.
+        count_workers: counts them again later; default: the number stays.
+        fresh: the run had no folder when it was listed. If it has one now, another worker was faster.
 
     Returns:
         The claim, or None if another worker holds the run or was faster.
     """
-    make_dirs(run_dir)
-    status = claim_status(run_dir, file_system_now(run_dir) if now is None else now, stale_seconds)
+    created = _make_run_dir(run_dir)
+    if fresh and not created:
+        return None
+    if created:
+        status = ClaimStatus("free")
+    else:
+        now = file_system_now(run_dir) if now is None else now
+        status = claim_status(run_dir, now, stale_seconds)
     if not status.available:
         return None
     before = status.record
@@ -272,13 +348,15 @@ def acquire(
         step=step,
         starts=(before.starts if before else 0) + to_train,
         stalls=stalls,
+        workers=n_workers,
     )
     if not _create(run_dir, record):
         return None
-    clean_leftovers(run_dir)
+    if not created:
+        clean_leftovers(run_dir)
     if before and before.damaged:  # its token is superseded, so the file can be renamed
         name = f"claim-{before.fence}.json"
         with contextlib.suppress(OSError):
             os.replace(run_dir / name, run_dir / f"damaged-{name}")
         log.warning("%s/%s was damaged and is renamed to damaged-%s", run_dir.name, name, name)
-    return Claim(run_dir, record, before)
+    return Claim(run_dir, record, before, count_workers)

@@ -27,6 +27,7 @@ from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import (
+    correct_marks,
     load_runtime,
     missing_specs,
     run_dir_of,
@@ -200,6 +201,7 @@ def prepare(
         save_runtime(runtime, sweep_dir, data_dir)
         for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
+        correct_marks(sweep_dir, before + new)
 
 
 def _refuse_other_validation_tokens(

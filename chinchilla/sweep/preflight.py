@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 
 from chinchilla.core.errors import DataError, InputError, one_line
-from chinchilla.sweep.run_files import RunFilter, missing_specs
+from chinchilla.sweep.run_files import (
+    RunFilter,
+    ended_runs,
+    has_result,
+    planned_specs,
+    run_dir_of,
+)
 
 
 class DeviceError(InputError):
@@ -50,9 +56,15 @@ def check_machine(
     """
     from chinchilla.data.dataset import TokenData
 
-    if not (missing := missing_specs(sweep_dir, only)):
+    ended, needs = ended_runs(sweep_dir), set[tuple[str, str]]()
+    for spec in planned_specs(sweep_dir, only):  # one look per need, not per run
+        need = (spec.data_id, spec.precision)
+        known = need in needs or spec.run_id in ended
+        if not known and not has_result(run_dir_of(sweep_dir, spec)):
+            needs.add(need)
+    if not needs:
         return
-    planned = {s.data_id for s in missing}
+    planned = {data_id for data_id, _ in needs}
     try:
         data_id = TokenData.open(data_dir).data_id
     except DataError:
@@ -64,7 +76,7 @@ def check_machine(
             f"the sweep's runs were planned on data {', '.join(sorted(planned))}, but {data_dir} "
             f"holds {data_id}. Give the data_dir they were planned on."
         )
-    precisions = {s.precision for s in missing} - {"fp32"}
+    precisions = {precision for _, precision in needs} - {"fp32"}
     if device == "auto" and precisions:
         from chinchilla.train.device import pick_device
 

@@ -14,6 +14,7 @@ from chinchilla.sweep.run_files import (
     planned_specs,
     run_dir_of,
     sweep_argument,
+    unmark_ended,
 )
 
 # Also renamed for a diverged run: from its checkpoints it would diverge again.
@@ -114,10 +115,12 @@ def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) 
         while (run_dir / f"result-{label}-{k}.json").exists():
             k += 1
         extra = DIVERGED_FILES if state == "diverged" else ()
+        unmark_ended(run_dir)
         for name in ("attempts", "error.txt", *extra, "result.json"):
             stem, dot, suffix = name.partition(".")
             if os.path.lexists(run_dir / name):
                 os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
+        unmark_ended(run_dir)
         return True
     finally:
         claim.release()

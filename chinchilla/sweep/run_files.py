@@ -6,6 +6,7 @@ sweep_dir/
     launch/                     claim of a launcher at work
     slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
     workers/                    logs of local workers
+    ended/<run_id>              empty; the run has a result (a hint, `run_queue`)
     stable_phases/<id>/step-*/  checkpoints shared by runs with the same stable phase
     runs/<run_id>/
         spec.json               this run
@@ -32,7 +33,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSp
 from chinchilla.sweep.claims import utc_now
 
 RUNTIME_SCHEMA = 2
+WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
 
 
@@ -136,9 +138,70 @@ def planned_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpe
 
 def missing_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpec]:
     """Planned runs without a result, the longest first."""
-    specs = planned_specs(sweep_dir, only)
-    missing = [s for s in specs if not has_result(run_dir_of(sweep_dir, s))]
+    specs, started = planned_specs(sweep_dir, only), started_runs(sweep_dir)
+    ended = ended_runs(sweep_dir) & started
+    missing = [
+        s
+        for s in specs
+        if s.run_id not in ended
+        and not (s.run_id in started and has_result(run_dir_of(sweep_dir, s)))
+    ]
     return sorted(missing, key=lambda s: (-s.C, s.run_id))
+
+
+def started_runs(sweep_dir: Path) -> set[str]:
+    """Ids of runs that have a folder: all that were ever claimed."""
+    return _names_in(sweep_dir / "runs")
+
+
+def ended_runs(sweep_dir: Path) -> set[str]:
+    """Ids of runs that are marked as ended."""
+    return _names_in(sweep_dir / "ended")
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _mark_of(run_dir: Path) -> Path:
+    return run_dir.parent.parent / "ended" / run_dir.name
+
+
+def mark_ended(run_dir: Path) -> None:
+    """Mark a run as ended if it has a result. Best effort: write errors are ignored.
+
+    The result is looked for again after marking: `unmark_ended` may have run in between.
+    """
+    mark = _mark_of(run_dir)
+    if not has_result(run_dir) or mark.exists():
+        return
+    with contextlib.suppress(OSError):
+        try:
+            mark.touch()
+        except FileNotFoundError:
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+    if not has_result(run_dir):
+        unmark_ended(run_dir)
+
+
+def unmark_ended(run_dir: Path) -> None:
+    """Remove the mark. Call it before and after the result is renamed."""
+    _mark_of(run_dir).unlink(missing_ok=True)
+
+
+def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> None:
+    """Mark the runs that have a result, and no others."""
+    ended, started = ended_runs(sweep_dir), started_runs(sweep_dir)
+    for run_id in (s.run_id for s in specs if s.run_id in started or s.run_id in ended):
+        run_dir = sweep_dir / "runs" / run_id
+        if has_result(run_dir) and run_id not in ended:
+            mark_ended(run_dir)
+        elif run_id in ended and not has_result(run_dir):
+            unmark_ended(run_dir)
 
 
 def has_result(run_dir: Path) -> bool:
@@ -219,11 +282,18 @@ def _is_number(x: Any) -> bool:
 
 
 class ProgressFile:
-    """Writes progress.json at most once per second. Best effort: write errors are ignored."""
+    """Writes progress.json at most once per second. Best effort: write errors are ignored.
 
-    def __init__(self, run_dir: Path, spec: RunSpec) -> None:
+    `n_workers` returns how many runs are in training; beyond WORKERS_AT_ONE_SECOND each of them writes
+    less often.
+    """
+
+    def __init__(
+        self, run_dir: Path, spec: RunSpec, n_workers: Callable[[], int] = lambda: 1
+    ) -> None:
         self.path = run_dir / "progress.json"
         self.spec = spec
+        self.n_workers = n_workers
         self.first: tuple[int, float] | None = None  # step and time of the first call
         self.micro_batch_tokens = 0
         self.written = -math.inf
@@ -236,7 +306,10 @@ class ProgressFile:
     def __call__(self, step: int, loss: float) -> None:
         now = time.monotonic()
         first_step, first_time = self.first = self.first or (step, now)
-        if now - self.written < 1 and step < self.spec.steps:
+        if (
+            now - self.written < max(1, self.n_workers() / WORKERS_AT_ONE_SECOND)
+            and step < self.spec.steps
+        ):
             return
         rate = (step - first_step) * self.spec.batch_tokens / max(now - first_time, 1e-3)
         value = {

@@ -10,38 +10,83 @@ phase. While a worker trains the part of the stable phase that a longer run woul
 workers do not claim that run (`should_wait`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 
 from chinchilla.plan.records import RunSpec
 
 SIMILAR_C = 0.8  # share of the longest run's C from which a worker prefers its own width
 
 
+class RunOrder:
+    """A plan in the order of its lengths, computed once."""
+
+    def __init__(self, specs: Sequence[RunSpec]) -> None:
+        C = {s.run_id: s.C for s in specs}
+        longest: dict[str, float] = {}  # stable phase -> C of its longest run
+        for s in specs:
+            longest[s.stable_phase_id] = max(C[s.run_id], longest.get(s.stable_phase_id, 0.0))
+        self.length = {
+            s.run_id: longest[s.stable_phase_id] if s.stable_phase_id else C[s.run_id]
+            for s in specs
+        }
+        self.specs = sorted(
+            specs,
+            key=lambda s: (-self.length[s.run_id], s.stable_phase_id, s.stable_steps, s.run_id),
+        )
+
+        self.rank = {s.run_id: i for i, s in enumerate(self.specs)}
+
+    def of(
+        self,
+        fresh: Iterable[RunSpec],
+        begun: Iterable[RunSpec],
+        width: int | None,
+        n_failures: Callable[[RunSpec], int],
+    ) -> Iterator[RunSpec]:
+        """Runs in the order in which a worker tries to claim them, computed as far as they are taken.
+
+        Args:
+            fresh: runs without failed attempts, in the order of `specs`.
+            begun: other runs, in any order.
+            width: d_model of the worker's last run; None before its first.
+            n_failures: number of failed attempts at a run that was begun.
+        """
+        by_failures: dict[int, list[RunSpec]] = {0: []}
+        for spec in sorted(begun, key=self._rank):
+            by_failures.setdefault(n_failures(spec), []).append(spec)
+        first = heapq.merge(fresh, by_failures.pop(0), key=self._rank)
+        for group in (first, *(by_failures[n] for n in sorted(by_failures))):
+            yield from self._prefer_width(group, width)
+
+    def _rank(self, spec: RunSpec) -> int:
+        return self.rank[spec.run_id]
+
+    def _prefer_width(
+        self, longest_first: Iterable[RunSpec], width: int | None
+    ) -> Iterator[RunSpec]:
+        a, b = tee(longest_first)
+        own = (s for s in a if s.model.d_model == width)
+        others = (s for s in b if s.model.d_model != width)
+        x, y = next(own, None), next(others, None)
+        while x and y:
+            if self.length[x.run_id] >= SIMILAR_C * self.length[y.run_id]:
+                yield x
+                x = next(own, None)
+            else:
+                yield y
+                y = next(others, None)
+        yield from (s for s in (x, y) if s)
+        yield from own
+        yield from others
+
+
 def in_order(
     specs: Sequence[RunSpec], width: int | None, n_failures: Callable[[RunSpec], int] = lambda s: 0
 ) -> list[RunSpec]:
-    """The runs in the order in which a worker tries to claim them.
-
-    Args:
-        specs: runs without a result.
-        width: d_model of the worker's last run; None before its first.
-        n_failures: number of failed attempts at a run.
-    """
-    by_failures: dict[int, list[RunSpec]] = {}
-    longest: dict[str, float] = {}  # stable phase -> C of its longest run
-    for spec in specs:
-        longest[spec.stable_phase_id] = max(spec.C, longest.get(spec.stable_phase_id, 0.0))
-
-    def length(s: RunSpec) -> float:
-        return longest[s.stable_phase_id] if s.stable_phase_id else s.C
-
-    for spec in sorted(
-        specs, key=lambda s: (-length(s), s.stable_phase_id, s.stable_steps, s.run_id)
-    ):
-        by_failures.setdefault(n_failures(spec), []).append(spec)
-    return [
-        spec for n in sorted(by_failures) for spec in _prefer_width(by_failures[n], width, length)
-    ]
+    """All of some runs in the order of `RunOrder.of`."""
+    return list(RunOrder(specs).of((), specs, width, n_failures))
 
 
 def should_wait(spec: RunSpec, step: int, in_training: Iterable[RunSpec]) -> bool:
@@ -57,20 +102,3 @@ def should_wait(spec: RunSpec, step: int, in_training: Iterable[RunSpec]) -> boo
         for other in in_training
         if spec.stable_phase_id and other.stable_phase_id == spec.stable_phase_id
     )
-
-
-def _prefer_width(
-    longest_first: Sequence[RunSpec], width: int | None, length: Callable[[RunSpec], float]
-) -> list[RunSpec]:
-    same = [s for s in longest_first if s.model.d_model == width]
-    others = [s for s in longest_first if s.model.d_model != width]
-    merged: list[RunSpec] = []
-    i = j = 0
-    while i < len(same) and j < len(others):
-        if length(same[i]) >= SIMILAR_C * length(others[j]):
-            merged.append(same[i])
-            i += 1
-        else:
-            merged.append(others[j])
-            j += 1
-    return [*merged, *same[i:], *others[j:]]

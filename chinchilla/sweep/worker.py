@@ -19,7 +19,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
@@ -34,20 +34,12 @@ from chinchilla.core.errors import (
 )
 from chinchilla.core.files import remove, writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.claims import (
-    STALE_SECONDS,
-    Claim,
-    acquire,
-    claim_status,
-    file_system_now,
-)
+from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
     breaks_the_device,
-    count_stalls,
     failure_kind,
     lost_reason,
     micro_batch_after,
-    n_attempts,
     read_attempts,
     record_attempt,
 )
@@ -63,16 +55,13 @@ from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
     RunFilter,
-    has_result,
     load_runtime,
+    mark_ended,
     missing_specs,
     recorded_data_dir,
-    run_dir_of,
-    saved_step,
-    stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.run_order import in_order, should_wait
+from chinchilla.sweep.run_queue import RunQueue
 from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
@@ -140,6 +129,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.name = self.name or worker_name()
         self.summary = WorkerSummary(self.name)
+        self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
 
     def run(self) -> WorkerSummary:
@@ -164,70 +154,21 @@ class Worker:
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
-        claimed, wait = self.claim_next()
+        claimed, wait = self.queue.claim_next(self.width)
         if claimed is not None:
             spec, claim = claimed
             try:
                 self.train_claimed(spec, claim)
             finally:
                 claim.release()
+                mark_ended(claim.run_dir)
             if "torch" in sys.modules:
                 from chinchilla.train.device import give_memory_back
 
                 give_memory_back()
         elif wait:  # a holder's node may have died, perhaps the previous node of this job
-            time.sleep(min(5.0, self.stale_seconds / 4))
+            time.sleep(self.queue.wait_seconds)
         return claimed is not None or wait
-
-    def claim_next(self) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-        """Claim the next run in the order of `run_order`.
-
-        Returns:
-            The run and its claim, or None; and, without a run, whether a holder is silent.
-        """
-        runs = self.sweep_dir / "runs"
-        runs.mkdir(exist_ok=True)
-        now = file_system_now(runs)
-        missing = missing_specs(self.sweep_dir, self.only)
-        silent = False
-        n_failures = {s.run_id: n_attempts(run_dir_of(self.sweep_dir, s)) for s in missing}
-        for spec in in_order(missing, self.width, lambda s: n_failures[s.run_id]):
-            run_dir = run_dir_of(self.sweep_dir, spec)
-            status = claim_status(run_dir, now, self.stale_seconds)
-            if not status.available:
-                silent = silent or status.state == "silent"
-                continue
-            step = saved_step(run_dir)
-            # A run with a checkpoint of its own resumes from it and need not wait.
-            if spec.stable_phase and not step:
-                shared_step = stable_phase_step(self.sweep_dir, spec)
-                if should_wait(spec, shared_step, self._in_training(missing, spec, now)):
-                    continue
-            claim = acquire(
-                run_dir,
-                self.name,
-                step=step,
-                stalls=count_stalls(run_dir, status.record, step),
-                now=now,
-                stale_seconds=self.stale_seconds,
-            )
-            if claim is None:
-                continue
-            if has_result(run_dir):  # finished between listing and claiming
-                claim.release()
-                continue
-            return (spec, claim), False
-        return None, silent
-
-    def _in_training(
-        self, missing: Iterable[RunSpec], like: RunSpec, now: float
-    ) -> Iterator[RunSpec]:
-        """Runs with the same stable phase that other workers are training."""
-        for spec in missing:
-            if spec.stable_phase_id == like.stable_phase_id and spec.run_id != like.run_id:
-                run_dir = run_dir_of(self.sweep_dir, spec)
-                if not claim_status(run_dir, now, self.stale_seconds).available:
-                    yield spec
 
     def train_claimed(self, spec: RunSpec, claim: Claim) -> None:
         """Attempt a run once, and write its result, a record of the failure, or a checkpoint."""
@@ -244,7 +185,7 @@ class Worker:
         if reason := lost_reason(claim):
             self._record_failure(spec, claim, "lost", reason, reason, runtime)
             return
-        progress = ProgressFile(run_dir, spec)
+        progress = ProgressFile(run_dir, spec, lambda: claim.record.workers)
         try:
             if self.train is None:
                 from chinchilla.train import train_run

@@ -17,6 +17,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit.numerics import fit_line
+from chinchilla.observations.stretches import rows_of_runs, six_digits
 from chinchilla.observations.table import Observations
 
 N_POINTS = 1_500  # log-spaced values of C, as in the paper
@@ -66,27 +67,28 @@ def read_curves(obs: Observations, schedule: str = "matched") -> tuple[Curves, l
         FitError: curves of too few sizes (too_few_sizes), or at no C enough of them (no_overlap).
     """
     runs, refusals = _split(obs)
-    sizes = np.array([run.N[0] for run in runs])
+    sizes = np.array([obs.N[rows][0] for rows in runs])
     if len(np.unique(sizes)) < MIN_SIZES:
         raise FitError(
             f"approach 1 needs curves of {MIN_SIZES} sizes and has {len(np.unique(sizes))}. "
             + " ".join(refusals[:3]),
             "too_few_sizes",
         )
-    C_end = np.array([run.C[-1] for run in runs])
-    budget = np.array([run.where(np.array([-1])).budget_labels[0] for run in runs])
-    shared_end = common_ends(C_end, budget)
-    spans = np.stack([[run.C[0] for run in runs], shared_end], axis=1)
+    C_end, D_end, budgets = (
+        np.array([column[rows][-1] for rows in runs]) for column in (obs.C, obs.D, obs.budget_flops)
+    )
+    shared_end = common_ends(C_end, six_digits(budgets))
+    spans = np.stack([[obs.C[rows][0] for rows in runs], shared_end], axis=1)
     low, high = _shared_span(sizes, spans, schedule)
     C = np.geomspace(low, high, N_POINTS)
     ln_C = np.log(C)
     L, D = np.full((len(runs), N_POINTS), np.inf), np.ones((len(runs), N_POINTS))
     on = np.tile([N_POINTS, -1], (len(runs), 1))
-    for i, run in enumerate(runs):
+    for i, rows in enumerate(runs):
         inside = (spans[i, 0] <= C) & (spans[i, 1] >= C)
         if inside.any():
             on[i] = np.flatnonzero(inside)[[0, -1]]
-        x, y, z = np.log(run.C), run.L, np.log(run.D)
+        x, y, z = np.log(obs.C[rows]), obs.L[rows], np.log(obs.D[rows])
         y = y if obs.loss_kind == "validation" else smooth(y)
         if shared_end[i] > C_end[i]:
             beyond = np.log(shared_end[i] / C_end[i])
@@ -96,33 +98,29 @@ def read_curves(obs: Observations, schedule: str = "matched") -> tuple[Curves, l
             )
         L[i, inside] = np.interp(ln_C[inside], x, y)
         D[i, inside] = np.exp(np.interp(ln_C[inside], x, z))
-    D_end = np.array([run.D[-1] for run in runs])
     return Curves(C, L, D, sizes, shared_end, D_end, on), refusals
 
 
-def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
-    """Split points into runs in the order of D, and list what could not be used."""
-    runs, refusals, n_trimmed = [], [], 0
-    # Strings are slow to sort: number the stretches of equal run_id and sort by the numbers.
-    changes = np.append(True, obs.run_id[1:] != obs.run_id[:-1])
-    _, number = np.unique(obs.run_id[changes], return_inverse=True)
-    of_row = number[np.cumsum(changes) - 1]
-    order = np.lexsort((obs.D, of_row))
-    for rows in np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1):
-        run, run_id = obs.where(rows), obs.run_id[rows[0]]
-        if np.any(run.N != run.N[0]) or np.any(np.diff(run.C) <= 0):
+def _split(obs: Observations) -> tuple[list[slice | np.ndarray], list[str]]:
+    """Rows of the usable part of each run in the order of D, and a list of what could not be used."""
+    runs, refusals, n_trimmed = [], list[str](), 0
+    for rows in rows_of_runs(obs.run_id, obs.D):
+        N, C, run_id = obs.N[rows], obs.C[rows], obs.run_id[rows][0]
+        if np.any(N != N[0]) or np.any(np.diff(C) <= 0):
             refusals.append(f"run {run_id}: N changes along the curve, or C does not rise with D.")
             continue
-        gaps = np.flatnonzero(run.C[1:] > MAX_GAP * run.C[:-1])
+        gaps = np.flatnonzero(C[1:] > MAX_GAP * C[:-1])
         if len(gaps):
             n_trimmed += 1
-            run = run.where(np.arange(gaps[-1] + 1, len(run)))
-        if len(run) < 2:
+            first = int(gaps[-1]) + 1
+            rows = slice(rows.start + first, rows.stop) if isinstance(rows, slice) else rows[first:]
+            C = C[first:]
+        if len(C) < 2:
             refusals.append(
                 f"run {run_id}: fewer than two points after its last gap of over a factor {MAX_GAP:g} in C."
             )
             continue
-        runs.append(run)
+        runs.append(rows)
     if n_trimmed:
         refusals.append(
             f"{n_trimmed} runs: points before a gap of over a factor {MAX_GAP:g} in C were left out."
@@ -162,10 +160,13 @@ def _last_slope(x: np.ndarray, y: np.ndarray) -> float:
 def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[float, float]:
     """First and last C at which MIN_SIZES sizes have a curve and, for "matched", a run has ended."""
     edges = np.unique(spans)
-    live = [
-        len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
-    ]
-    low, high = (edges[live][0], edges[live][-1]) if any(live) else (0.0, 0.0)
+    n_sizes = np.zeros(len(edges), int)  # with a curve at each edge
+    for size in np.unique(sizes):
+        first, last = np.sort(spans[sizes == size], axis=0).T
+        n_begun = np.searchsorted(first, edges, "right")
+        n_sizes += n_begun > np.searchsorted(last, edges, "left")
+    live = n_sizes >= MIN_SIZES
+    low, high = (edges[live][0], edges[live][-1]) if live.any() else (0.0, 0.0)
     if schedule == "matched":
         low = max(low, spans[:, 1].min())
     if low >= high:

@@ -291,8 +291,9 @@ def parabolas(x: np.ndarray, Y: np.ndarray, w: np.ndarray) -> np.ndarray:
         (k, 3, m) coefficients, lowest power first; NaN where under three distinct x have weight.
     """
     X = quadratic_columns(x)
-    distinct, index = np.unique(x, return_inverse=True)
-    present = (w @ (index[:, None] == np.arange(len(distinct)))) > 0  # (k, n_distinct)
+    order = np.argsort(x, kind="stable")
+    starts = np.unique(x[order], return_index=True)[1]
+    present = np.logical_or.reduceat(w[:, order] > 0, starts, axis=1)  # (k, n_distinct)
     enough = present.sum(-1) >= 3
     M = np.einsum("kn,ni,nj->kij", w, X, X)
     M[~enough] = np.eye(3)

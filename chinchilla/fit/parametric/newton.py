@@ -233,6 +233,18 @@ class Problem:
             H[held, 2, 2] = np.abs(H[held]).max((-1, -2))
         return f, g, H
 
+    def run_derivatives(self, theta: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (n, 5) and generalised Hessian (n, 25) of each run's part of the objective at one theta."""
+        p = self._terms(theta[None])[0]
+        total = p.sum(axis=0)
+        p /= total
+        r = np.log(total)
+        slope = np.clip(r, -width, width)
+        m = np.stack([*p, -self.u * p[0], -self.v * p[1]], axis=1)
+        H = (((slope == r) - slope)[:, None, None] * m[:, :, None] * m[:, None, :]).reshape(-1, 25)
+        H += slope[:, None] * np.einsum("jn,jni->ni", p, self._products.reshape(3, -1, 25))
+        return slope[:, None] * m, H
+
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """(n, 5) derivatives of ln L_hat in theta, at one (5,) parameter vector."""
         N, D = np.exp(self.u + self.centre[0]), np.exp(self.v + self.centre[1])

@@ -15,7 +15,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit.parametric.least_absolute import polish
-from chinchilla.fit.parametric.newton import Problem
+from chinchilla.fit.parametric.newton import Problem, newton_step
 from chinchilla.fit.result import LossLaw
 
 OBJECTIVES = {
@@ -192,6 +192,52 @@ def refit_loss_law(
     return Laws(np.where(good[:, None], laws, np.nan), np.where(good, f, np.nan), good)
 
 
+def estimate_refits(
+    N: np.ndarray,
+    D: np.ndarray,
+    L: np.ndarray,
+    keep: np.ndarray,
+    near: LossLaw,
+    huber_delta: float = 1e-3,
+    objective: str = "huber",
+) -> np.ndarray:
+    """Laws of many parts of the runs by one Newton step from the law of all runs.
+
+    The derivatives of a part are those of all runs minus those of the runs that it leaves out, so that
+    the work per part is a sum over these and not a minimisation over all runs.
+
+    Args:
+        N: (n,) parameters.
+        D: (n,) tokens.
+        L: (n,) final loss, nats per token.
+        keep: (k, n) bool; each part leaves out few runs.
+        near: the law of all runs.
+        huber_delta: as for `refit_loss_law`.
+        objective: as for `refit_loss_law`.
+
+    Returns:
+        (k, 5) E, A, B, alpha, beta.
+    """
+    problem, every = Problem.of(N, D, L), np.ones((1, len(L)))
+    widths = LAD_REFIT_WIDTHS if objective == "lad" else huber_widths(objective, huber_delta)[-1:]
+    theta = problem.solve(problem.theta(near)[None], every, widths).theta
+    g, H = problem.run_derivatives(theta[0], widths[-1])
+    steps = newton_step(part_sums(keep, g), part_sums(keep, H).reshape(-1, 5, 5))[0]
+    return problem.laws(theta + steps)
+
+
+def part_sums(keep: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(k, m) sums of (n, m) values over the rows of each part, (k, n) bool.
+
+    The work is the number of rows that the parts hold or leave out, whichever is smaller.
+    """
+    held = 2 * np.count_nonzero(keep) <= keep.size
+    part, row = np.nonzero(keep if held else ~keep)
+    sums = np.zeros((len(keep), values.shape[1]))
+    np.add.at(sums, part, values[row])
+    return sums if held else values.sum(axis=0) - sums
+
+
 def huber_widths(objective: str, huber_delta: float) -> tuple[float, ...]:
     """Huber widths at which an objective is minimised, decreasing to the final one."""
     if objective == "least_squares":
@@ -250,10 +296,14 @@ def _check_design(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> None:
 def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(k,) whether the runs with weight pass the counts of `_check_design`."""
     used = weights > 0
-    good = used.sum(axis=1) >= 6
-    for values in (N, D):
-        order = np.argsort(values, kind="stable")
-        _, starts = np.unique(values[order], return_index=True)
-        present = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
-        good &= present.sum(axis=1) >= 3
-    return good
+    good: np.ndarray = used.sum(axis=1) >= 6
+    return good & (n_levels(N, used) >= 3) & (n_levels(D, used) >= 3)
+
+
+def n_levels(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """(k,) number of distinct values (n,) among those used (k, n)."""
+    order = np.argsort(values, kind="stable")
+    _, starts = np.unique(values[order], return_index=True)
+    present = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
+    n: np.ndarray = present.sum(axis=1)
+    return n

@@ -23,6 +23,7 @@ from chinchilla.sweep.run_files import (
     load_result,
     planned_specs,
     read_progress,
+    started_runs,
 )
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
@@ -115,10 +116,11 @@ def sweep_status(
     specs = planned_specs(sweep_dir, only)
     known = {} if known is None else known
     runs = sweep_dir / "runs"
-    now = file_system_now(runs) if runs.is_dir() else 0.0
+    started = started_runs(sweep_dir)
+    now = file_system_now(runs) if started else 0.0
     rows = []
     for spec in specs:
-        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now)
+        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now, spec.run_id in started)
         if row.state in ENDED:
             known[spec.run_id] = row
         rows.append(row)
@@ -156,20 +158,20 @@ def _flops_spent(row: RunRow) -> float:
     return row.flops_done
 
 
-def _row(spec: RunSpec, run_dir: Path, now: float) -> RunRow:
-    progress, result, reason = read_progress(run_dir), None, ""
+def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
+    progress, result, reason = read_progress(run_dir) if started else {}, None, ""
     speed = progress.get("tokens_per_second")
     step = min(int(progress.get("step") or 0), spec.steps)
     state, worker, eta = "waiting", "", None
     try:
-        result = load_result(run_dir)
+        result = load_result(run_dir) if started else None
     except DamagedResult:
         reason = "result.json is damaged: launch the sweep again"
     if result is not None:
         state, reason = result.status, result.reason
         # The speed in progress.json includes evaluations and checkpoints, as the time left does.
         speed = speed or result.tokens_per_second
-    else:
+    elif started:
         claim = claim_status(run_dir, now)
         if not claim.available:
             state, worker = "running", claim.record.worker if claim.record else ""

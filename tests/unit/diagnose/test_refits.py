@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from diagnosed import BUDGETS, NOISE, context_of, least_squares_context
 
+from chinchilla.diagnose import context as context_module
 from chinchilla.diagnose.refits import (
     drop_path,
     leave_one_budget_out,
@@ -72,3 +73,25 @@ def test_a_law_that_changes_at_small_models_shows_in_the_windows(isoflop_runs):
     z = [r["log_N_move"] / r["log_N_sd"] for r in rows if r["window"].startswith("N")]
     assert np.abs(z).max() > 2.5
     assert window_path(context_of(obs)).verdict == "passed"
+
+
+def test_estimated_refits_agree_with_minimised_ones(isoflop_runs, monkeypatch):
+    """Of many parts only those that move N_opt most are minimised."""
+    obs = isoflop_runs(BUDGETS, noise=NOISE, seed=3)
+    exact = leave_one_run_out(context_of(obs))
+    minimised = []
+    real = context_module.refit_loss_law
+    monkeypatch.setattr(
+        context_module,
+        "refit_loss_law",
+        lambda *a, **k: minimised.append(len(a[3])) or real(*a, **k),
+    )
+    monkeypatch.setattr(context_module, "MAX_REFITS", 10)
+    monkeypatch.setattr(context_module, "N_EXACT", 5)
+    estimated = leave_one_run_out(context_of(obs))
+    assert minimised == [5]
+    assert (estimated.verdict, estimated.message) == (exact.verdict, exact.message)
+    pairs = zip(estimated.values["rows"], exact.values["rows"], strict=True)
+    errors = [abs(x["log_N_move"] - y["log_N_move"]) / y["log_N_sd"] for x, y in pairs]
+    assert max(errors) < 0.3
+    assert np.median(errors) < 0.03

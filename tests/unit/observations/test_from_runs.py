@@ -8,7 +8,7 @@ from tables import assert_identical
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.observations import Observations
+from chinchilla.observations import Observations, from_runs
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 
 
@@ -135,3 +135,15 @@ def test_runs_with_different_validation_tokens_are_refused():
     with pytest.raises(InputError, match="different validation tokens"):
         Observations.from_results([few, many], "validation")
     assert len(Observations.from_results([few, many], "train")) == 2
+
+
+def test_work_on_a_run_does_not_grow_with_its_points(monkeypatch):
+    """Python work per step would call this once per step."""
+    calls = []
+    real = from_runs.flops_per_token
+    monkeypatch.setattr(from_runs, "flops_per_token", lambda *a: calls.append(a) or real(*a))
+    step = np.arange(1000)
+    results, curves = [make_result(seed=i) for i in range(3)], [Curve(step, 5 - step / 1000.0)] * 3
+    obs = Observations.from_curves(results, curves, "train")
+    assert (len(obs), obs.n_runs, len(calls)) == (3000, 3, 3)
+    assert obs.C[1500] == pytest.approx(real(results[1].spec.model, "with_head") * 501 * 1024)
