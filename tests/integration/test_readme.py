@@ -1,13 +1,17 @@
 """The commands of the documentation are accepted as printed, by the command and by bash and zsh."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chinchilla.cli import COMMANDS, compose
+from chinchilla.commands.propose import KEPT
 from chinchilla.plan.grid import plan_grid
+from chinchilla.plan.propose import propose_grid
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -70,6 +74,13 @@ FILES = {
 }
 
 
+@functools.cache
+def proposed() -> dict[str, object]:
+    """What `plan save=` writes for the README's text."""
+    grid = propose_grid(1e13, compose("plan", ["recipe=step_law"]).recipe, vocab_size=512)
+    return {name: getattr(grid, name) for name in KEPT}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the YAML files of the README at the paths it gives."""
@@ -78,6 +89,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
+    for path in re.findall(r"save=(\S+)\.yaml", README.read_text(encoding="utf-8")):
+        values = proposed() | {"name": Path(path).name}
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{path}.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -100,9 +115,9 @@ def test_a_command_of_the_documentation_is_accepted(words: list[str]):
     "words", [words for words in COMMAND_LINES if words[0] in ("plan", "sweep")], ids=" ".join
 )
 def test_a_plan_or_sweep_of_the_readme_is_not_refused(words: list[str]):
-    """With the vocabulary of the demo, 512, or of other corpora, 32,000."""
+    """With the vocabulary of the demo and of books, 512, or of other corpora, 32,000."""
     command = compose(words[0], words[1:])
-    pieces = 512 if command.grid.name == "demo" else 32_000
+    pieces = 512 if command.grid.name in ("demo", "books") else 32_000
     specs = plan_grid(
         command.grid, command.recipe, vocab_size=pieces, data_id="none", precision="bf16"
     )
