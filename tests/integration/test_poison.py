@@ -407,7 +407,7 @@ def test_payloads_in_parquet(tmp_path: Path, capsys, kind: str):
         path.write_bytes(pickled(tmp_path))
     else:
         parquet_with_a_pickled_type(path, tmp_path)
-    words = data_words(tmp_path, "corpus.format=parquet", f"corpus.paths=[{path}]")
+    words = data_words(tmp_path, "corpus=parquet", f"corpus.paths=[{path}]")
     assert_refused(capsys, words, "x.parquet")
 
 
@@ -439,7 +439,7 @@ def test_a_hub_data_set_with_code(tmp_path: Path, capsys, monkeypatch, make):
     folder = tmp_path / "evilset"
     folder.mkdir()
     make(folder, tmp_path)
-    words = data_words(tmp_path, "corpus.format=hub", f"corpus.hub_name={folder}")
+    words = data_words(tmp_path, "corpus=hub", f"corpus.hub_name={folder}")
     assert_refused(capsys, words, "evilset")
 
 

@@ -49,14 +49,14 @@ def make_runtime(**changes: Any) -> RuntimeConfig:
     return RuntimeConfig(**{**settings, **changes})
 
 
-def stop_at(step: int):
-    """A should_stop that returns True before update number `step`; it is called once before each."""
+def stop_at(step: int, micro_batches: int = 1):
+    """A should_stop that returns True before update number `step`; each micro-batch calls it once."""
     calls = -1
 
     def should_stop() -> bool:
         nonlocal calls
         calls += 1
-        return calls >= step
+        return calls >= step * micro_batches
 
     return should_stop
 

@@ -283,7 +283,7 @@ def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Ta
     spec, draw, tally = make_spec(data_dir, steps=STEPS), random.Random(seed), Tally()
     result = train_run(spec, work / "whole", data_dir, RUNTIME)
     whole = Bits.of(work / "whole", result)
-    train_run(spec, work / "stopped", data_dir, RUNTIME, should_stop=stop_at(STEPS - 2))
+    train_run(spec, work / "stopped", data_dir, RUNTIME, should_stop=stop_at(STEPS - 2, 2))
     newest = f"step-{STEPS - 2:08d}"
     combinations = [(file, damage) for file in FILES for damage in DAMAGES]
     for i in range(n):
