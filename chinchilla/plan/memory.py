@@ -79,7 +79,8 @@ def memory(
         compute_copies=2.0 * spec.N if copied else 0.0,
         gathered=2 * whole_embedding + block * (2 * width + width + 4) if fsdp else 0.0,
         activations=float(tokens * (per_layer + widest) * width),
-        loss=chunk * (2 + width / 4)
+        # Logits, on a GPU also fp32 probabilities, and their gradient; without compilation in place.
+        loss=chunk * ((1 if device == "cpu" else 2) + width / 4)
         + (4.0 * columns + tokens * width) * s.d_model
         + width * extra_rows * s.d_model,
     )
