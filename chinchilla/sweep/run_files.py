@@ -193,8 +193,9 @@ def unmark_ended(run_dir: Path) -> None:
     _mark_of(run_dir).unlink(missing_ok=True)
 
 
-def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> None:
-    """Mark the runs that have a result, and no others."""
+def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> int:
+    """Mark the runs that have a result, and no others; returns how many marks were removed."""
+    n_removed = 0
     ended, started = ended_runs(sweep_dir), started_runs(sweep_dir)
     for run_id in (s.run_id for s in specs if s.run_id in started or s.run_id in ended):
         run_dir = sweep_dir / "runs" / run_id
@@ -202,6 +203,8 @@ def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> None:
             mark_ended(run_dir)
         elif run_id in ended and not has_result(run_dir):
             unmark_ended(run_dir)
+            n_removed += 1
+    return n_removed
 
 
 def has_result(run_dir: Path) -> bool:

@@ -8,10 +8,11 @@ finds nothing else. So each is examined by some worker about once per N_CHECKED 
 and the last workers of a sweep examine all that are left.
 
 Marks are hints. A run with a result and no mark is examined, found to have ended, and marked. A mark without a
-result can only remain if a process dies in the middle of `retry`, or if someone deletes the result; the next
-launch removes it.
+result can only remain if a process dies in the middle of `retry`, or if someone deletes the result or restores
+an older copy of runs/. The next launch removes it, and so does a worker that finds nothing to do at its start.
 """
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from chinchilla.sweep.claims import (
 from chinchilla.sweep.failures import count_stalls, n_attempts
 from chinchilla.sweep.run_files import (
     RunFilter,
+    correct_marks,
     ended_runs,
     has_result,
     mark_ended,
@@ -77,6 +79,7 @@ class RunQueue:
         self.stale_seconds = stale_seconds
         self.random = random.Random(name)  # workers draw different runs
         self.wait_seconds = min(WAIT_SECONDS, stale_seconds / 4)
+        self.checks_marks = True  # before the first claim
         self._plan_read: tuple[int, ...] = ()
         self._order = RunOrder([])
 
@@ -96,9 +99,16 @@ class RunQueue:
         for n_checked in (N_CHECKED, N_MORE):
             look.examine(n_checked)
             for spec in self._tried(look, width):
+                n_lost = look.n_lost
                 if claim := self._claim(spec, look):
+                    self.checks_marks = False
                     return (spec, claim), False
-                look.tried.add(spec.run_id)
+                if look.n_lost > n_lost:  # others may only have to wait for a run not examined yet
+                    look.tried.add(spec.run_id)
+        if self.checks_marks:
+            self.checks_marks = False
+            if correct_marks(self.sweep_dir, self._order.specs):
+                return self.claim_next(width)
         return None, look.silent
 
     def _order_of_plan(self) -> RunOrder:
@@ -197,7 +207,14 @@ class _Look:
         if spec.run_id in self.statuses or spec.run_id in self.ended or not self.budget:
             return self.statuses.get(spec.run_id)
         run_dir = run_dir_of(self.queue.sweep_dir, spec)
-        names = os.listdir(run_dir)
+        try:
+            names = os.listdir(run_dir)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+            self.found.fresh.append(spec)  # the folder was removed
+            self.found.begun.remove(spec)
+            return None
         if "result.json" in names:
             mark_ended(run_dir)
             self.ended.add(spec.run_id)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -155,8 +155,9 @@ def test_no_mark_remains_without_a_result(tmp_path: Path, monkeypatch):
     assert ended_runs(tmp_path) == set()
 
 
+@pytest.mark.parametrize("launched", [True, False])
 @pytest.mark.parametrize("lost", ["result.json", ""])
-def test_deleting_a_result_or_a_run_makes_it_trainable(tmp_path: Path, lost: str):
+def test_deleting_a_result_or_a_run_makes_it_trainable(tmp_path: Path, lost: str, launched: bool):
     specs = make_specs(2)
     make_sweep(tmp_path, specs)
     for spec in specs:
@@ -166,10 +167,47 @@ def test_deleting_a_result_or_a_run_makes_it_trainable(tmp_path: Path, lost: str
         (run_dir / lost).unlink()
     else:
         run_dir.rename(tmp_path / "moved away")
-    prepare(tmp_path, specs, RUNTIME)  # as a launch does
-    assert missing_specs(tmp_path) == [specs[0]]
+    if launched:
+        prepare(tmp_path, specs, RUNTIME)
+        assert missing_specs(tmp_path) == [specs[0]]
     assert work(tmp_path) == [specs[0].run_id]
     assert RunResult.load(run_dir).status == "finished"
+
+
+def test_a_run_whose_folder_disappears_while_a_worker_looks_is_trained(tmp_path: Path, monkeypatch):
+    """Removed by the user, or in a listing of a file server that is out of date."""
+    specs = make_specs(3)
+    make_sweep(tmp_path, specs)
+    for spec in specs:
+        run_dir_of(tmp_path, spec).mkdir(parents=True)
+    real, left = os.listdir, [run_dir_of(tmp_path, s) for s in specs[:2]]
+
+    def removed_before(path):
+        if path in left:
+            left.remove(path)
+            Path(path).rmdir()
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", removed_before)
+    assert sorted(work(tmp_path)) == sorted(s.run_id for s in specs)
+
+
+def test_a_run_that_waited_for_one_that_was_not_examined_is_claimed(tmp_path: Path, monkeypatch):
+    """The run it waited for has a result and no mark, and the first look does not always reach it."""
+    first, *others = make_specs(12)
+    done, free = (
+        replace(first, steps=n, schedule="cooldown", cooldown_steps=n // 5) for n in (40, 80)
+    )
+    make_sweep(tmp_path, [done, free, *others])
+    end(tmp_path, done, mark=False)
+    with monkeypatch.context() as patch:
+        elsewhere(patch)
+        for spec in others:
+            assert acquire(run_dir_of(tmp_path, spec), "other")
+    for name in "abcdef":
+        found, _ = RunQueue(tmp_path, name).claim_next(None)
+        assert found, name
+        found[1].release()
 
 
 def test_a_plan_that_grows_is_read_again(tmp_path: Path):
