@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.errors import DataError, InputError, MemoryRefused
 from chinchilla.core.files import read_json, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import n_params_non_embedding
@@ -47,10 +47,10 @@ class Attempt:
 
 
 def failure_kind(error: Exception) -> str:
-    """Classify an exception in a run as oom, data, error, disk or peer.
+    """Classify an exception in a run as oom, data, error, disk, memory or peer.
 
-    oom, data and error are failures of the run. disk (no space left) and peer (another rank died or
-    does not answer) are not. An error that another rank reports has the same kind as there.
+    oom, data and error are failures of the run. disk (no space left), memory (refused
+    before the start) and peer (another rank died or does not answer) are not. An error that another rank reports has the same kind as there.
     Errors are recognized by name and message, so that this module does not import torch.
     """
     reported = getattr(error, "reported", None)  # by another rank: PeerError
@@ -60,6 +60,8 @@ def failure_kind(error: Exception) -> str:
     name = reported.partition(":")[0] if reported else type(error).__name__
     match = re.match(r"\w+: \[errno (\d+)\]", message) if reported else None
     number = int(match[1]) if match else getattr(error, "errno", None)
+    if isinstance(error, MemoryRefused) or name == "MemoryRefused":
+        return "memory"
     if (
         isinstance(error, MemoryError)
         or name in ("MemoryError", "OutOfMemoryError")
@@ -112,7 +114,7 @@ def count_stalls(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
     """Number of consecutive claims, up to `before`, that ended without a new checkpoint.
 
     Claims that ended with an error are not counted (errors have their own limit), nor are claims
-    released because the disk was full.
+    released because this machine lacked the disk space or memory.
     """
     if before is None or step > before.step:
         return 0

@@ -55,6 +55,7 @@ from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
     RunFilter,
+    has_result,
     load_runtime,
     mark_ended,
     missing_specs,
@@ -85,7 +86,7 @@ class WorkerSummary:
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
+    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full, memory)
 
     @property
     def had_nothing_to_do(self) -> bool:
@@ -131,6 +132,7 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
+        self.refused: dict[Path, str] = {}  # folders of runs without the memory here, and why
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
@@ -150,6 +152,9 @@ class Worker:
                     raise
                 summary.cannot_train = no_space(error, self.sweep_dir)
             summary.stopped = bool(self.stop)
+        if not (summary.stopped or summary.needs_restart or summary.cannot_train):
+            left = (why for run_dir, why in self.refused.items() if not has_result(run_dir))
+            summary.cannot_train = next(left, "")
         return summary
 
     def next_run(self) -> bool:
@@ -213,9 +218,12 @@ class Worker:
             if kind in ("data", "disk"):
                 no_room = no_space(error, run_dir) if kind == "disk" else ""
                 self.summary.cannot_train = no_room or one_line(error)
-            if kind in ("disk", "peer"):  # not a failure of the run
+            if kind == "memory":  # another worker, or this machine later, may have it
+                self.queue.skipped.add(spec.run_id)
+                self.refused[run_dir] = one_line(error)
+            if kind in ("disk", "memory", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
-                claim.release(reason, excused=kind == "disk")
+                claim.release(reason, excused=kind != "peer")
                 return
             text = "".join(traceback.format_exception(error))
             self._record_failure(spec, claim, kind, reason, text, runtime)
@@ -284,7 +292,7 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
 
     Returns:
         0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
-        cannot train (data not readable, disk full), or not all ranks joined. With 1, the reason is
+        cannot train (data not readable, disk full, too little memory), or not all ranks joined. With 1, the reason is
         printed in one line.
 
     Raises:
