@@ -47,8 +47,8 @@ from chinchilla.sweep.job_classes import Selection, SizeRange
 from chinchilla.sweep.preflight import (
     DeviceError,
     check_machine,
+    files_problem,
     limit_threads,
-    no_space,
     worker_name,
 )
 from chinchilla.sweep.retry import find_runs
@@ -86,7 +86,7 @@ class WorkerSummary:
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full, memory)
+    cannot_train: str = ""  # why this machine cannot train (data, disk, file server or memory)
 
     @property
     def had_nothing_to_do(self) -> bool:
@@ -144,17 +144,17 @@ class Worker:
                     check_machine(self.sweep_dir, self.data_dir, self.runtime.device, self.only)
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
                     if not self.next_run():
+                        refused = self.refused.items()
+                        left = (reason for folder, reason in refused if not has_result(folder))
+                        summary.cannot_train = next(left, "")
                         break
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
             except OSError as error:
-                if failure_kind(error) != "disk":
+                if (kind := failure_kind(error)) not in ("disk", "files"):
                     raise
-                summary.cannot_train = no_space(error, self.sweep_dir)
+                summary.cannot_train = files_problem(kind, error, self.sweep_dir)
             summary.stopped = bool(self.stop)
-        if not (summary.stopped or summary.needs_restart or summary.cannot_train):
-            left = (why for run_dir, why in self.refused.items() if not has_result(run_dir))
-            summary.cannot_train = next(left, "")
         return summary
 
     def next_run(self) -> bool:
@@ -215,13 +215,14 @@ class Worker:
         except Exception as error:
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
-            if kind in ("data", "disk"):
-                no_room = no_space(error, run_dir) if kind == "disk" else ""
-                self.summary.cannot_train = no_room or one_line(error)
+            if kind in ("disk", "files"):
+                self.summary.cannot_train = files_problem(kind, error, run_dir)
+            if kind == "data":
+                self.summary.cannot_train = one_line(error)
             if kind == "memory":  # another worker, or this machine later, may have it
                 self.queue.skipped.add(spec.run_id)
                 self.refused[run_dir] = one_line(error)
-            if kind in ("disk", "memory", "peer"):  # not a failure of the run
+            if kind in ("disk", "files", "memory", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind != "peer")
                 return

@@ -96,6 +96,9 @@ class PeerError(RuntimeError):
         (DataError("shard x has other contents"), "data"),
         (InputError("runtime.device=cuda:1: this machine has 0"), "error"),
         (OSError(5, "Input/output error"), "error"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), "files"),
+        (OSError(errno.ESTALE, "Stale file handle"), "files"),
+        (PeerError("rank 1 of 2: x", f"OSError: [Errno {errno.ESTALE}] Stale"), "files"),
         (RuntimeError("CUDA error: device-side assert triggered"), "error"),
         (OSError(28, "a checkpoint needs 9 bytes"), "disk"),
         (RuntimeError("write failed: No space left on device"), "disk"),
@@ -239,6 +242,18 @@ def test_a_full_disk_stops_the_worker_and_is_no_attempt(tmp_path: Path, number: 
     assert len(calls) == 2 * MAX_STALLS
     assert [read_attempts(run_dir) for run_dir in run_dirs] == [[], [], []]
     assert len(work(tmp_path).finished) == 3
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.ESTALE])
+def test_a_file_server_that_does_not_answer_ends_the_worker_and_is_no_attempt(
+    tmp_path: Path, spec, run_dir: Path, number: int, capsys
+):
+    error = OSError(number, os.strerror(number), str(run_dir / "checkpoints"))
+    for _ in range(MAX_STALLS + 1):
+        assert run_worker(as_w(tmp_path, tmp_path), raising(error)) == 1
+        assert f"{run_dir / 'checkpoints'} does not answer" in capsys.readouterr().err
+    assert read_attempts(run_dir) == []
+    assert work(tmp_path).finished == [spec.run_id]
 
 
 def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(
