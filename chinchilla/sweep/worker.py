@@ -33,6 +33,7 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.core.files import remove, writable_dir
+from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
@@ -97,7 +98,7 @@ class WorkerSummary:
         """Exit code of a worker process; prints why this machine cannot train."""
         if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
-            print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
+            print_error(self.cannot_train)
             return EXIT_FAILED
         return EXIT_AGAIN if self.stopped else EXIT_OK
 
@@ -113,7 +114,7 @@ class Worker:
         name: this worker's name in claims; default: host and process.
         train: substitute for `chinchilla.train.train_run`.
         only: selects the runs to train; default: the whole plan.
-        stop: flag that ends the worker at the next step; default: set by signals.
+        stop: flag that ends the worker before the next micro-batch; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
     """
 
@@ -326,5 +327,5 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
             if n_left > 1
             else ("another worker trains the run that is left" if n_left else "all runs have ended")
         )
-        print(f"nothing to do: {others}.")
+        print_message(f"nothing to do: {others}.")
     return summary.exit_code()
