@@ -22,10 +22,9 @@ from chinchilla.core.errors import (
     InputError,
     Refusal,
     nearest,
-    one_line,
     os_error_message,
 )
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_error, print_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(messages: Sequence[str], code: int) -> int:
     """Print each message, on one line where the output is not a terminal, and return the exit code."""
     for message in messages:
-        print_message(f"chinchilla: {one_line(message)}", file=sys.stderr)
+        print_error(message)
     return code
 
 

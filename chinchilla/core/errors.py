@@ -42,6 +42,10 @@ class DataError(InputError):
     """A corpus, tokenizer or token file that cannot be read in its format."""
 
 
+class MemoryRefused(InputError):
+    """A run that needs more memory than this device has available at present."""
+
+
 class UnreachableError(DataError):
     """Text that a hub or a network did not deliver; a later attempt may succeed."""
 
@@ -118,7 +122,7 @@ def error_summary(error: BaseException) -> str:
     Later lines are left out: torch appends a C++ stack.
     """
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0][:600]}" if lines else type(error).__name__
 
 
 _OS_ADVICE = {

@@ -26,8 +26,8 @@ from chinchilla.core.errors import InputError, nearest_path
 
 LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
-# What link() answers on a file system without hard links.
-NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+# What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
 

@@ -5,6 +5,8 @@ import sys
 import textwrap
 from typing import TextIO
 
+from chinchilla.core.errors import one_line
+
 
 def terminal_width(stream: TextIO) -> int | None:
     """Columns of the terminal that `stream` writes to (COLUMNS, if set, overrides); None without one."""
@@ -50,3 +52,8 @@ def print_message(text: str, file: TextIO | None = None) -> None:
     """
     file = sys.stdout if file is None else file
     print(wrapped(text, terminal_width(file)), file=file, flush=True)
+
+
+def print_error(message: BaseException | str) -> None:
+    """Print an error as one line "chinchilla: ..." on standard error, which wraps in a terminal."""
+    print_message(f"chinchilla: {one_line(message)}", file=sys.stderr)

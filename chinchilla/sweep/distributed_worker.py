@@ -2,8 +2,8 @@
 
 torchrun starts each rank as `worker`; on Slurm, every task of a job with several ranks calls `work`
 (`slurm.job`). Rank 0 runs the loop of an ordinary worker (`worker.Worker`): it claims, records and
-publishes, and broadcasts each run to the other ranks. A stop requested on any rank stops all ranks at
-the next step. If a rank fails or dies, the attempt and the worker end on all ranks. Rank 0 records the
+publishes, and broadcasts each run to the other ranks. A stop requested on any rank stops all ranks
+before the next micro-batch. If a rank fails or dies, the attempt and the worker end on all ranks. Rank 0 records the
 cause, and the run can be claimed again. An exception that a rank reports counts as a failure of the
 run, the death of a rank as an interruption.
 """
@@ -27,8 +27,8 @@ from chinchilla.core.errors import (
     DataError,
     InputError,
     error_summary,
-    one_line,
 )
+from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine
 from chinchilla.sweep.rank_watch import RankWatch
@@ -57,7 +57,7 @@ def work(
     Args:
         sweep_dir: the sweep's folder, shared by all ranks.
         data_dir: token folder.
-        stop: flag that ends the worker on all ranks at the next step; any rank may set it.
+        stop: flag that ends the worker on all ranks before the next micro-batch; any rank may set it.
         only: selects the runs to train.
         settings: how the ranks find each other, see `join`.
         on_lost: called on rank 0 when another rank has ended without reporting an error.
@@ -66,14 +66,14 @@ def work(
     Returns:
         Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, or a rank failed or died,
         so that another start can continue; 1 if no run can be trained here (data not readable
-        on some rank, disk full) or not all ranks joined; 2 if the sweep's files or settings are
+        on some rank, disk full, too little memory) or not all ranks joined; 2 if the sweep's files or settings are
         invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
     try:
         runtime = load_runtime(sweep_dir)
         ranks = join(runtime.device, runtime.shard_ranks, settings=settings)
     except (InputError, PeerError) as error:
-        print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
+        print_error(error)
         return 2 if isinstance(error, InputError) else EXIT_FAILED
     if ranks.rank == 0:
         ranks.on_lost = on_lost
@@ -89,10 +89,10 @@ def work(
                 return 0
             return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
     except PeerError as error:
-        print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
+        print_error(f"rank {ranks.rank} of {ranks.world_size} ends: {error}")
         return EXIT_AGAIN if ranks.broken else EXIT_FAILED
     except InputError as error:
-        print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
+        print_error(error)
         return EXIT_FAILED if isinstance(error, DataError | DeviceError) else 2
     finally:
         ranks.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.errors import DataError, InputError, MemoryRefused
 from chinchilla.core.files import read_json, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import n_params_non_embedding
@@ -28,6 +28,8 @@ MAX_STALLS = 5  # consecutive starts without a new checkpoint after which a run 
 _OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
 # Disk full, quota exceeded, or file system remounted read-only after an error.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# A file server that does not answer, or does not know an open file any more.
+_NO_ANSWER = (errno.ETIMEDOUT, errno.ESTALE)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ class Attempt:
 
 
 def failure_kind(error: Exception) -> str:
-    """Classify an exception in a run as oom, data, error, disk or peer.
+    """Classify an exception in a run as oom, data, error, disk, files, memory or peer.
 
-    oom, data and error are failures of the run. disk (no space left) and peer (another rank died or
-    does not answer) are not. An error that another rank reports has the same kind as there.
+    oom, data and error are failures of the run. disk (no space left), files (the file
+    server does not answer), memory (refused before the start) and peer (another rank died or does not
+    answer) are not. An error that another rank reports has the same kind as there.
     Errors are recognized by name and message, so that this module does not import torch.
     """
     reported = getattr(error, "reported", None)  # by another rank: PeerError
@@ -60,6 +63,8 @@ def failure_kind(error: Exception) -> str:
     name = reported.partition(":")[0] if reported else type(error).__name__
     match = re.match(r"\w+: \[errno (\d+)\]", message) if reported else None
     number = int(match[1]) if match else getattr(error, "errno", None)
+    if isinstance(error, MemoryRefused) or name == "MemoryRefused":
+        return "memory"
     if (
         isinstance(error, MemoryError)
         or name in ("MemoryError", "OutOfMemoryError")
@@ -67,6 +72,8 @@ def failure_kind(error: Exception) -> str:
         or any(text in message for text in _OUT_OF_MEMORY)
     ):
         return "oom"
+    if number in _NO_ANSWER:
+        return "files"
     if number in _NO_SPACE or any(os.strerror(n).lower() in message for n in _NO_SPACE):
         return "disk"
     return "data" if isinstance(error, DataError) or name == "DataError" else "error"
@@ -112,7 +119,7 @@ def count_stalls(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
     """Number of consecutive claims, up to `before`, that ended without a new checkpoint.
 
     Claims that ended with an error are not counted (errors have their own limit), nor are claims
-    released because the disk was full.
+    released because of this machine (disk, file server, memory).
     """
     if before is None or step > before.step:
         return 0

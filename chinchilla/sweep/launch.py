@@ -18,7 +18,7 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
@@ -110,7 +110,8 @@ def launch(
         nodes, ranks = command.cluster.nodes, command.cluster.ranks_per_node
         how = "Start a worker" if nodes * ranks > 1 else "Start any number of workers, each"
         where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
-        print_message(f"{n} runs are left; nothing was started. {how}{where} with:")
+        runs = "1 run is" if n == 1 else f"{n} runs are"
+        print_message(f"{runs} left; nothing was started. {how}{where} with:")
         print(f"  {line}\n  status:  chinchilla status {sweep_argument(sweep_dir)}")
         return EXIT_OK
     if missing:
@@ -271,7 +272,7 @@ def _print_status(
     command: SweepCommand | TrainCommand, status: SweepStatus, errors: list[str], sweep_dir: Path
 ) -> None:
     for line in errors:
-        print_message(line, file=sys.stderr)
+        print_error(line)
     if command.format == "json":
         if isinstance(command, SweepCommand):
             print(json.dumps(status.to_dict()))

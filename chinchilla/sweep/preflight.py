@@ -94,9 +94,14 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def no_space(error: Exception, folder: Path) -> str:
-    """Message for a full disk, with the free space where the error occurred."""
+def files_problem(kind: str, error: Exception, folder: Path) -> str:
+    """Message for an error of kind disk, with the free space where it occurred, or of kind files."""
     path = Path(getattr(error, "filename", None) or folder)
+    if kind == "files":  # nothing more can be asked of the file system
+        return (
+            f"the file system of {path} does not answer ({one_line(error)}). No finished work is lost: "
+            "launch again when it does."
+        )
     return (
         f"no space to write at {path}: {free_bytes(path):,} bytes free ({one_line(error)}). No "
         "finished work is lost: free some space, then launch again."

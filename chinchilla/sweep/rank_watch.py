@@ -13,6 +13,7 @@ import time
 from types import TracebackType
 
 from chinchilla.core.errors import EXIT_AGAIN
+from chinchilla.core.terminal import print_error
 from chinchilla.train.distributed import PeerError, RankGroup
 
 BEAT_SECONDS = 5.0
@@ -73,7 +74,7 @@ class RankWatch:
             return
         ranks = self.ranks
         ranks.on_lost()
-        print(f"rank {ranks.rank} of {ranks.world_size} ends: {self.reason}", file=sys.stderr)
+        print_error(f"rank {ranks.rank} of {ranks.world_size} ends: {self.reason}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(self.lost_code)

@@ -80,6 +80,7 @@ class RunQueue:
         self.random = random.Random(name)  # workers draw different runs
         self.wait_seconds = min(WAIT_SECONDS, stale_seconds / 4)
         self.checks_marks = True  # before the first claim
+        self.skipped: set[str] = set()  # runs that this worker leaves to others
         self._plan_read: tuple[int, ...] = ()
         self._order = RunOrder([])
 
@@ -184,10 +185,10 @@ class _Look:
         self.statuses: dict[str, ClaimStatus] = {}  # run_id -> of the runs examined
         self.failures: dict[str, int] = {}
         self.ended: set[str] = set()  # found to have a result
-        self.tried: set[str] = set()  # without success
+        self.tried = set(queue.skipped)  # without success, now or before
         self.n_lost = 0  # races lost to other workers
         self.budget = 0  # runs that may still be examined
-        self.unseen = list(found.begun)
+        self.unseen = [s for s in found.begun if s.run_id not in queue.skipped]
         if len(self.unseen) > N_CHECKED:
             queue.random.shuffle(self.unseen)
 

@@ -33,6 +33,7 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.core.files import remove, writable_dir
+from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
@@ -47,14 +48,15 @@ from chinchilla.sweep.job_classes import Selection, SizeRange
 from chinchilla.sweep.preflight import (
     DeviceError,
     check_machine,
+    files_problem,
     limit_threads,
-    no_space,
     worker_name,
 )
 from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
     RunFilter,
+    has_result,
     load_runtime,
     mark_ended,
     missing_specs,
@@ -85,7 +87,7 @@ class WorkerSummary:
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
+    cannot_train: str = ""  # why this machine cannot train (data, disk, file server or memory)
 
     @property
     def had_nothing_to_do(self) -> bool:
@@ -96,7 +98,7 @@ class WorkerSummary:
         """Exit code of a worker process; prints why this machine cannot train."""
         if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
-            print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
+            print_error(self.cannot_train)
             return EXIT_FAILED
         return EXIT_AGAIN if self.stopped else EXIT_OK
 
@@ -112,7 +114,7 @@ class Worker:
         name: this worker's name in claims; default: host and process.
         train: substitute for `chinchilla.train.train_run`.
         only: selects the runs to train; default: the whole plan.
-        stop: flag that ends the worker at the next step; default: set by signals.
+        stop: flag that ends the worker before the next micro-batch; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
     """
 
@@ -131,6 +133,7 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
+        self.refused: dict[Path, str] = {}  # folders of runs without the memory here, and why
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
@@ -142,13 +145,16 @@ class Worker:
                     check_machine(self.sweep_dir, self.data_dir, self.runtime.device, self.only)
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
                     if not self.next_run():
+                        refused = self.refused.items()
+                        left = (reason for folder, reason in refused if not has_result(folder))
+                        summary.cannot_train = next(left, "")
                         break
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
             except OSError as error:
-                if failure_kind(error) != "disk":
+                if (kind := failure_kind(error)) not in ("disk", "files"):
                     raise
-                summary.cannot_train = no_space(error, self.sweep_dir)
+                summary.cannot_train = files_problem(kind, error, self.sweep_dir)
             summary.stopped = bool(self.stop)
         return summary
 
@@ -210,12 +216,16 @@ class Worker:
         except Exception as error:
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
-            if kind in ("data", "disk"):
-                no_room = no_space(error, run_dir) if kind == "disk" else ""
-                self.summary.cannot_train = no_room or one_line(error)
-            if kind in ("disk", "peer"):  # not a failure of the run
+            if kind in ("disk", "files"):
+                self.summary.cannot_train = files_problem(kind, error, run_dir)
+            if kind == "data":
+                self.summary.cannot_train = one_line(error)
+            if kind == "memory":  # another worker, or this machine later, may have it
+                self.queue.skipped.add(spec.run_id)
+                self.refused[run_dir] = one_line(error)
+            if kind in ("disk", "files", "memory", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
-                claim.release(reason, excused=kind == "disk")
+                claim.release(reason, excused=kind != "peer")
                 return
             text = "".join(traceback.format_exception(error))
             self._record_failure(spec, claim, kind, reason, text, runtime)
@@ -284,7 +294,7 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
 
     Returns:
         0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
-        cannot train (data not readable, disk full), or not all ranks joined. With 1, the reason is
+        cannot train (data not readable, disk full, too little memory), or not all ranks joined. With 1, the reason is
         printed in one line.
 
     Raises:
@@ -317,5 +327,5 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
             if n_left > 1
             else ("another worker trains the run that is left" if n_left else "all runs have ended")
         )
-        print(f"nothing to do: {others}.")
+        print_message(f"nothing to do: {others}.")
     return summary.exit_code()

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.errors import DataError, InputError, MemoryRefused
 from chinchilla.core.files import make_dirs, read_json, write_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.memory import ESTIMATE_ERROR, memory, rows_that_fit
@@ -61,7 +61,7 @@ def micro_batch_rows(
         group: the ranks that train together.
 
     Raises:
-        InputError: the run needs more memory than this device has free, even with that many rows.
+        MemoryRefused: the run needs more memory than this device has free, even with that many rows.
     """
     seq_len, recompute = spec.model.seq_len, runtime.activation_checkpointing
     settings = (group.shards, recompute, device.type, group.world_size > 1)
@@ -75,13 +75,13 @@ def micro_batch_rows(
         if (1 - ESTIMATE_ERROR) * needed > (available := available_memory(device)):
             least = memory(spec, seq_len, group.shards, True, *settings[2:]).total
             helps = least <= available
-            remedies = ["a smaller model"]
-            remedies += [f"runtime.micro_batch_tokens={seq_len}"] if helps and fitting > 1 else []
+            remedies = [f"runtime.micro_batch_tokens={seq_len}"] if helps and fitting > 1 else []
             remedies += ["runtime.activation_checkpointing=true"] if helps and not recompute else []
-            raise InputError(
+            remedies += ["fewer workers", "a larger device", "more ranks that share the weights"]
+            raise MemoryRefused(
                 f"run {spec.run_id} of {spec.N:,} parameters needs about {needed / 1e9:.3g} GB with passes "
-                f"of {fitting * seq_len:,} tokens, and {available / 1e9:.3g} GB of {device_name(device)} are "
-                f"available. Choose {', '.join(remedies)} or more ranks that share the weights."
+                f"of {fitting * seq_len:,} tokens; {available / 1e9:.3g} GB are available on this machine "
+                f"({device_name(device)}). Choose {', '.join(remedies)} or a smaller model."
             )
     return min(group.gather(fitting))
 
@@ -90,7 +90,8 @@ def check_memory(spec: RunSpec, runtime: RuntimeConfig) -> None:
     """Check that one process on this machine has the memory for a run.
 
     Raises:
-        InputError: it has not, or this machine has no such device.
+        MemoryRefused: it has not.
+        InputError: this machine has no such device.
     """
     device = pick_device(runtime.device)
     micro_batch_rows(spec, spec.batch_tokens // spec.model.seq_len, runtime, device)

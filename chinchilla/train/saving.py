@@ -1,11 +1,13 @@
 """When a run saves its state, what is kept, and how it resumes."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint
@@ -120,9 +122,11 @@ class Saving:
         wait: bool = False,
     ) -> bool:
         """Write a copy of `state` while training continues, or wait if memory has no room for it."""
-        copied = None if wait else state.staged()
-        [wait] = self.run.group.any_rank(copied is None)
-        self.writer.start(folder, spec, copied or state, keep)
+        group = self.run.group
+        # Decided before any copy is made, and by all ranks. Other ranks than these write no tensors.
+        [wait] = group.any_rank(wait or (group.saves_shard and not state.fits_host(group)))
+        copies = group.saves_shard and not wait
+        self.writer.start(folder, spec, state.staged() if copies else state, keep)
         return not wait or self.writer.finish(still_mine)
 
     def _state(self) -> Checkpoint:
@@ -152,7 +156,7 @@ class Saving:
             warnings += more_warnings
             run.reused_steps = checkpoint.step if checkpoint else 0
         for line in warnings if group.rank == 0 else ():
-            print(f"warning: {line}", flush=True)
+            print_message(f"warning: {line}", file=sys.stderr)
         with group.raise_together():
             if checkpoint is None:
                 init_weights(run.model, spec.seed, group)

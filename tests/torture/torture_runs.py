@@ -292,7 +292,7 @@ def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Ta
         shutil.copytree(work / "stopped", run_dir)
         damage(run_dir / "checkpoints" / newest / file, draw)
         out = io.StringIO()
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stderr(out):
             result = train_run(spec, run_dir, data_dir, RUNTIME)
         warnings = [line for line in out.getvalue().splitlines() if "warning" in line]
         problems = []

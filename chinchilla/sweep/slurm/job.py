@@ -22,7 +22,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, one_line
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.terminal import print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
 from chinchilla.sweep.run_files import missing_specs
@@ -55,7 +56,7 @@ def run_job(folder: Path) -> int:
     ):
         codes = workers.wait(stop)
         for line in workers.errors():
-            print(line, file=sys.stderr, flush=True)
+            print_error(line)
         if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.selection):
             return requeue(folder, stop)
     return int(any(code not in (EXIT_OK, EXIT_AGAIN) for code in codes))
@@ -195,7 +196,7 @@ def main() -> int:
             leave(code)
         return code
     except InputError as error:
-        print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
+        print_error(error)
         return 2
 
 

@@ -64,10 +64,14 @@ class Checkpoint:
         """The same without the optimizer's moments: enough for a run that has done all updates."""
         return replace(self, optimizer={k: v for k, v in self.optimizer.items() if k == LOSSES})
 
-    def staged(self) -> "Checkpoint | None":
-        """A copy in host memory, which later updates do not change; None if there is no room."""
-        if self.n_bytes > STAGING_SHARE * available_memory(torch.device("cpu")):
-            return None
+    def fits_host(self, group: RankGroup) -> bool:
+        """Whether the host has room for the copies of all ranks on it that write checkpoints."""
+        writers = group.hosts[: group.shards]
+        n_copies = writers.count(group.hosts[group.rank]) if writers else group.shards
+        return n_copies * self.n_bytes <= STAGING_SHARE * available_memory(torch.device("cpu"))
+
+    def staged(self) -> "Checkpoint":
+        """A copy in host memory, which later updates do not change."""
         weights, optimizer = (
             {name: t.to("cpu", copy=True) for name, t in tensors.items()}
             for tensors in (self.weights, self.optimizer)

@@ -17,7 +17,7 @@ def test_one_line_removes_control_characters_and_truncates():
     [
         (RuntimeError("out of memory\nframe #0: ..."), "RuntimeError: out of memory"),
         (KeyError(), "KeyError"),
-        (RuntimeError("x" * 5000), "RuntimeError: " + "x" * 300),
+        (RuntimeError("x" * 5000), "RuntimeError: " + "x" * 600),
     ],
 )
 def test_error_summary_is_type_and_first_line(error, summary):

@@ -289,6 +289,15 @@ def raising(number):
     return call
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_is_created_once_without_hard_links(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(files.os, "link", raising(number))
+    assert create_once(tmp_path / "x", "mine")
+    assert not create_once(tmp_path / "x", "yours")
+    assert (tmp_path / "x").read_text() == "mine"
+    assert number in files.NO_HARD_LINKS
+
+
 def test_a_file_of_a_full_disk_without_hard_links_is_not_left_incomplete(tmp_path, monkeypatch):
     monkeypatch.setattr(files.os, "link", raising(errno.EPERM))
     real, calls = os.fsync, []

@@ -4,7 +4,7 @@ import pytest
 from command_line import one_line
 from terminal import in_terminal, terminal
 
-from chinchilla.core.terminal import print_message, wrapped
+from chinchilla.core.terminal import print_error, print_message, wrapped
 
 TEXT = "note: 5 of 245 runs are outliers: /a/path/that/is/longer/than/a/line, run-b; check them."
 
@@ -20,6 +20,11 @@ def test_a_message_wraps_at_words_in_a_terminal(monkeypatch, capsys):
     assert " ".join(text[0].split()) == TEXT
     print_message(TEXT)
     assert capsys.readouterr().out == TEXT + "\n"
+
+
+def test_an_error_is_one_line_of_standard_error(capsys):
+    print_error("disk full\nat /tmp")
+    assert capsys.readouterr() == ("", "chinchilla: disk full at /tmp\n")
 
 
 def test_each_line_is_wrapped_with_its_own_indentation():

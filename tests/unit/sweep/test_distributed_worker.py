@@ -1,6 +1,7 @@
 """A worker of two ranks: runs, errors and stops are shared, and only rank 0 writes."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -37,6 +38,7 @@ from chinchilla.sweep.local_pool import WORKER
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.slurm.job import slurm_settings
 from chinchilla.sweep.worker import run_worker
+from chinchilla.train import preflight
 from chinchilla.train.distributed import PeerError, join
 
 
@@ -159,6 +161,31 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
         assert "rank 1 of 2 ends: " in printed[1].splitlines()[-1]
         assert "rank 0 has ended" in printed[1].splitlines()[-1]
     assert "frame #" not in printed[1 - victim]
+
+
+def as_rank_of_a_full_machine(folder: Path, data_dirs: list[Path]) -> None:
+    """As `as_rank`; rank 1 has no memory when the first run begins."""
+    answers = iter([0.0] if os.environ["RANK"] == "1" else [])
+    preflight.available_memory = lambda device: next(answers, math.inf)
+    as_rank(folder, data_dirs)
+
+
+@pytest.mark.slow
+def test_a_run_for_which_one_rank_has_no_memory_is_no_attempt_and_the_others_are_trained(
+    data_dir: Path, tmp_path: Path
+):
+    specs = make_sweep(tmp_path / "s", data_dir, (4, 12), (4, 8))
+    out = tmp_path / "output"
+    ranks = ranks_world.start(2, out, as_rank_of_a_full_machine, tmp_path / "s", [data_dir] * 2)
+    codes = ranks_world.end(ranks)
+    printed = (out / "rank-0.txt").read_text()
+    assert codes == [1, 0], printed
+    run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
+    [left] = [run_dir for run_dir in run_dirs if not (run_dir / "result.json").exists()]
+    assert read_attempts(left) == []
+    last = printed.splitlines()[-1]
+    assert last.startswith("chinchilla: rank 1 of 2 on ")
+    assert last.endswith("or a smaller model.")
 
 
 @pytest.mark.slow

@@ -47,6 +47,6 @@ def test_a_rank_that_hangs_ends_the_others_with_the_reason(
     processes[victim].kill()
     assert other.exitcode == 75
     lines = (tmp_path / "out" / f"rank-{1 - victim}.txt").read_text().splitlines()
-    assert lines[-1].startswith(f"rank {1 - victim} of 2 ends: ")
+    assert lines[-1].startswith(f"chinchilla: rank {1 - victim} of 2 ends: ")
     assert re.search(reason, lines[-1]), lines
     assert (tmp_path / f"lost-{1 - victim}").exists()

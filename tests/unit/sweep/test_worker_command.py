@@ -51,6 +51,14 @@ def test_a_prepared_sweep_is_trained_by_workers_started_by_hand(tmp_path: Path, 
     assert capsys.readouterr().out == "nothing to do: all runs have ended.\n"
 
 
+@pytest.mark.parametrize(("n", "runs"), [(1, "1 run is left"), (2, "2 runs are left")])
+def test_the_number_of_runs_that_are_left_is_stated(tmp_path: Path, capsys, n: int, runs: str):
+    settings = command()
+    settings.cluster = manual()
+    assert launch(settings, make_specs(n), tmp_path / "sweep", tmp_path / "data") == 0
+    assert capsys.readouterr().out.startswith(f"{runs}; nothing was started.")
+
+
 def test_a_worker_that_finds_every_run_taken_says_so_and_ends(tmp_path: Path, capsys):
     specs = make_specs(2)
     make_sweep(tmp_path, specs)

@@ -23,7 +23,7 @@ from sweep_fakes import (
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig, WorkerCommand
-from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.errors import DataError, InputError, MemoryRefused
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims, failures
@@ -96,9 +96,14 @@ class PeerError(RuntimeError):
         (DataError("shard x has other contents"), "data"),
         (InputError("runtime.device=cuda:1: this machine has 0"), "error"),
         (OSError(5, "Input/output error"), "error"),
+        (OSError(errno.ETIMEDOUT, "Connection timed out"), "files"),
+        (OSError(errno.ESTALE, "Stale file handle"), "files"),
+        (PeerError("rank 1 of 2: x", f"OSError: [Errno {errno.ESTALE}] Stale"), "files"),
         (RuntimeError("CUDA error: device-side assert triggered"), "error"),
         (OSError(28, "a checkpoint needs 9 bytes"), "disk"),
         (RuntimeError("write failed: No space left on device"), "disk"),
+        (MemoryRefused("run x needs about 9 GB"), "memory"),
+        (PeerError("rank 1 of 2: x", "MemoryRefused: run x needs about 9 GB"), "memory"),
         (PeerError("rank 1 of 2: ended, or does not answer"), "peer"),
         (PeerError("rank 1 of 2: x", "RuntimeError: x"), "error"),
         (PeerError("rank 1 of 2: x", "MemoryError"), "oom"),
@@ -182,6 +187,42 @@ def test_data_that_disappears_later_is_of_kind_data(tmp_path: Path):
 NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
 
 
+def test_a_run_refused_for_memory_is_left_to_others_and_can_be_trained_later(
+    tmp_path: Path, capsys
+):
+    specs = make_specs(3)
+    large = run_dir_of(make_sweep(tmp_path, specs), specs[0])
+
+    def train(spec, *args, **kwargs):
+        if spec == specs[0]:
+            raise MemoryRefused("run x needs about 9 GB")
+        return make_result(spec)
+
+    for n_others in (2, *[0] * MAX_STALLS):
+        summary = work(tmp_path, train)
+        assert (len(summary.finished), summary.n_claimed) == (n_others, n_others + 1)
+        assert (summary.errors, summary.cannot_train) == (0, "run x needs about 9 GB")
+    assert run_worker(as_w(tmp_path, tmp_path), train) == 1
+    assert capsys.readouterr().err == "chinchilla: run x needs about 9 GB\n"
+    assert read_attempts(large) == []
+    assert work(tmp_path).finished == [specs[0].run_id]
+
+
+def test_a_refused_run_that_another_worker_has_trained_is_no_error(tmp_path: Path):
+    specs = make_specs(2)
+    make_sweep(tmp_path, specs)
+    refused: list[str] = []
+
+    def train(spec, *args, **kwargs):
+        if not refused:
+            refused.append(spec.run_id)
+            raise MemoryRefused("run x needs about 9 GB")
+        work(tmp_path)
+        return make_result(spec)
+
+    assert work(tmp_path, train).exit_code() == 0
+
+
 @pytest.mark.parametrize("number", NO_ROOM)
 @pytest.mark.slow
 def test_a_full_disk_stops_the_worker_and_is_no_attempt(tmp_path: Path, number: int):
@@ -201,6 +242,18 @@ def test_a_full_disk_stops_the_worker_and_is_no_attempt(tmp_path: Path, number: 
     assert len(calls) == 2 * MAX_STALLS
     assert [read_attempts(run_dir) for run_dir in run_dirs] == [[], [], []]
     assert len(work(tmp_path).finished) == 3
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.ESTALE])
+def test_a_file_server_that_does_not_answer_ends_the_worker_and_is_no_attempt(
+    tmp_path: Path, spec, run_dir: Path, number: int, capsys
+):
+    error = OSError(number, os.strerror(number), str(run_dir / "checkpoints"))
+    for _ in range(MAX_STALLS + 1):
+        assert run_worker(as_w(tmp_path, tmp_path), raising(error)) == 1
+        assert f"{run_dir / 'checkpoints'} does not answer" in capsys.readouterr().err
+    assert read_attempts(run_dir) == []
+    assert work(tmp_path).finished == [spec.run_id]
 
 
 def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(

@@ -20,6 +20,7 @@ from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
 from chinchilla.train import train_run, trainer
 from chinchilla.train.checkpoint import files, load_checkpoint, save
+from chinchilla.train.distributed import RankGroup
 from chinchilla.train.evaluate import validation_loss
 
 EAGER = make_runtime(checkpoint_minutes=EVERY_UPDATE)
@@ -161,6 +162,25 @@ def test_without_memory_for_a_copy_training_waits_for_the_write(
     assert train_run(spec, tmp_path, data_dir, EAGER, should_stop=stop_at(5)) is None
     assert names(tmp_path) == ["step-00000004", "step-00000005"], "one after each update"
     same_bits(*whole, train_run(spec, tmp_path, data_dir, EAGER), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "shards", "fits"),
+    [
+        ((), 1, True),  # one process
+        (("a",) * 4, 4, False),
+        (("a", "a", "b", "b"), 4, True),
+        (("a", "a", "a", "a"), 2, True),  # two copies of the weights: one is written
+    ],
+)
+def test_the_copies_of_all_ranks_on_a_host_must_fit(
+    hosts: tuple[str, ...], shards: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files, "available_memory", lambda device: 1000.0)
+    group = RankGroup(0, max(1, len(hosts)), shards=shards)
+    group.hosts = hosts
+    state = files.Checkpoint(1, {"w": torch.zeros(300, dtype=torch.uint8)}, {}, {})
+    assert state.fits_host(group) == fits
 
 
 # What a finished run keeps

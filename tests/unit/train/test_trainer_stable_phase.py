@@ -145,7 +145,7 @@ def test_a_damaged_stable_phase_is_skipped_and_reported(
     same_bits(result, run_dir, again, tmp_path / "long")
     assert again.reused_tokens == 0
     assert (
-        f"{left.parent} is damaged (weights.safetensors does not match" in capsys.readouterr().out
+        f"{left.parent} is damaged (weights.safetensors does not match" in capsys.readouterr().err
     )
 
 
