@@ -17,6 +17,7 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.config.slurm_options import sbatch_options
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json, write_text
 from chinchilla.core.provenance import code_here
@@ -25,7 +26,6 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.job_classes import JobClass, assign
 from chinchilla.sweep.launch import launch_lock
-from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
 from chinchilla.sweep.slurm.unstarted import cancelled_file, unstarted_jobs, unstarted_lines
@@ -74,7 +74,7 @@ class Submission:
                 f"  {self.n_over_cap} more would exceed cluster.max_queued_jobs; launch again later"
             )
         if ids := [*self.earlier_job_ids, *self.job_ids]:
-            sweep = sweep_argument(self.sweep_dir)
+            sweep = shell_word(self.sweep_dir)
             lines += [
                 f"  status:  chinchilla status {sweep}   (jobs: squeue -j {','.join(ids)})",
                 f"  logs:    chinchilla logs {sweep}",
