@@ -1,13 +1,14 @@
 """Helpers of several commands: results of a sweep, JSON on standard output."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.sweep.run_files import has_result
 
 PLAN = "plan.jsonl"
 
@@ -19,7 +20,7 @@ def sweep_results(sweep_dir: Path) -> list[RunResult]:
         InputError: no plan, or files of another schema.
     """
     run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / PLAN))
-    return [RunResult.load(path) for path in run_dirs if (path / "result.json").exists()]
+    return [RunResult.load(path) for path in run_dirs if has_result(path)]
 
 
 def sweep_curves(sweep_dir: Path, results: Sequence[RunResult]) -> dict[str, Curve]:
@@ -57,13 +58,6 @@ def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:
         return file, Path(sweep_dir)
     folder = file.parent.parent if file.parent.name == "fits" else file.parent
     return file, folder if (folder / PLAN).is_file() else None
-
-
-def shell_word(path: str | Path) -> str:
-    """A path as a positional word for the shell."""
-    text = str(path)
-    is_key = text.startswith("-") or "=" in text.partition("/")[0]
-    return shlex.quote(f"./{text}" if is_key else text)
 
 
 def print_json(value: Any) -> int:

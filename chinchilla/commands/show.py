@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.core.table import BORDER, NONE, Table, with_interval_apart
 from chinchilla.core.terminal import print_message, stated_width, terminal_width, wrapped
-from chinchilla.core.units import change, count, duration, number
+from chinchilla.core.units import byte_size, change, count, duration, number
 from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
@@ -144,7 +144,7 @@ def show_plan(
         table.add_row(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
             f"{s.D / s.N:.1f}", count(s.batch_tokens), f"{s.steps:,}", f"{s.peak_lr:.2e}",
-            f"{s.C:.4g}", _bytes(needed[s.run_id]), duration(seconds),
+            f"{s.C:.4g}", byte_size(needed[s.run_id]), duration(seconds),
         )  # fmt: skip
     print_table(table)
     if any(shared.values()):
@@ -189,7 +189,3 @@ def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
     return ", ".join(
         f"{number(cost[key])} {text}" for key, text in parts.items() if cost[key] is not None
     )
-
-
-def _bytes(n: float) -> str:
-    return f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"

@@ -12,6 +12,7 @@ from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_message
+from chinchilla.core.units import byte_size, duration
 from chinchilla.plan.records import RunSpec, load_plan
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def sweep(command: config.SweepCommand) -> int:
             needed, free = total.disk_bytes, free_bytes(sweep_dir)
             if needed > free:
                 print_message(
-                    f"note: the sweep may need {_bytes(needed)} of disk space; sweep_dir={sweep_dir} "
-                    f"has {_bytes(free)} free."
+                    f"note: the sweep may need {byte_size(needed)} of disk space; sweep_dir={sweep_dir} "
+                    f"has {byte_size(free)} free."
                 )
 
     if command.dry_run:
@@ -103,8 +104,6 @@ def _refusal(total: "Estimate", limit: float) -> str:
 
 def _show_estimate(rows: Sequence["Estimate"], cluster: config.ClusterConfig) -> None:
     """Print a row per job class, a total, and the assumptions."""
-    from chinchilla.core.units import duration
-
     priced = any(row.price for row in rows)
     jobs = "jobs" if cluster.kind == "slurm" else "workers"
     columns = (
@@ -120,7 +119,7 @@ def _show_estimate(rows: Sequence["Estimate"], cluster: config.ClusterConfig) ->
     for row in rows:
         table.add_row(
             row.name, str(row.n_runs), str(row.n_jobs), f"{row.flops:.3g}", f"{row.gpu_hours:.3g}",
-            *([f"{row.price:,.2f}"] if priced else []), duration(row.seconds), _bytes(row.disk_bytes),
+            *([f"{row.price:,.2f}"] if priced else []), duration(row.seconds), byte_size(row.disk_bytes),
         )  # fmt: skip
     print_table(table)
     print_message(
@@ -129,11 +128,6 @@ def _show_estimate(rows: Sequence["Estimate"], cluster: config.ClusterConfig) ->
         + (", unless a job class sets others" if cluster.resources else "")
         + ". Retries, interruptions and idle devices are not included."
     )
-
-
-def _bytes(n: float) -> str:
-    unit, size = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n >= u[1]), ("MB", 1e6))
-    return f"{n / size:.3g} {unit}"
 
 
 def worker(command: config.WorkerCommand) -> int:
@@ -187,7 +181,6 @@ def logs(command: config.LogsCommand) -> int:
 def retry(command: config.RetryCommand) -> int:
     """Make failed runs trainable again."""
     from chinchilla.sweep.retry import retry as retry_runs
-    from chinchilla.sweep.run_files import sweep_argument
 
     sweep_dir = _sweep_dir(command.sweep_dir)
     result = retry_runs(sweep_dir, command.runs, command.diverged)
@@ -204,9 +197,8 @@ def retry(command: config.RetryCommand) -> int:
         print_message(f"  {run_id}")
     if result["again"]:
         print_message(
-            f"Launch them with the same sweep command (chinchilla sweep ... "
-            f"{sweep_argument(sweep_dir)}). Their old files are kept under other names, such as "
-            "result-failed-1.json."
+            f"Launch them in {sweep_dir} with the same sweep command. Their old files are kept under "
+            "other names, such as result-failed-1.json."
         )
     return 0
 

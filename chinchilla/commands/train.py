@@ -11,6 +11,7 @@ from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.grid import build_shape, plan_run
 from chinchilla.plan.records import RunResult
+from chinchilla.sweep.run_files import has_result
 
 
 def train(command: config.TrainCommand) -> int:
@@ -33,7 +34,7 @@ def train(command: config.TrainCommand) -> int:
 
     run_dir = out_dir / "runs" / spec.run_id
     trained_here = command.cluster.kind in ("debug", "local")
-    if trained_here and not (run_dir / "result.json").exists():
+    if trained_here and not has_result(run_dir):
         from chinchilla.train.preflight import check_memory
 
         check_memory(spec, command.runtime)
@@ -43,7 +44,7 @@ def train(command: config.TrainCommand) -> int:
             show_use(use, command.epochs)
 
     code = launch(command, [spec], out_dir, Path(command.data_dir), announce=announce)
-    if code or not (run_dir / "result.json").exists():
+    if code or not has_result(run_dir):
         return code
     result = RunResult.load(run_dir)
     if command.format == "json":

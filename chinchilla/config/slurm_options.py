@@ -10,8 +10,9 @@ from chinchilla.core.errors import InputError
 _SETTINGS = {
     "time": "timeout_min", "nodes": "nodes", "ntasks": "ranks_per_node",
     "ntasks-per-node": "ranks_per_node", "cpus-per-task": "cpus_per_task", "mem": "host_memory_gb",
-    "gpus-per-node": "gpus_per_node", "partition": "partition", "account": "account", "qos": "qos",
-    "constraint": "constraint",
+    "gpus-per-node": "gpus_per_node", "gpus": "gpus_per_node", "gpus-per-task": "gpus_per_node",
+    "gpus-per-socket": "gpus_per_node", "tres-per-task": "gpus_per_node", "partition": "partition", "account": "account",
+    "qos": "qos", "constraint": "constraint",
 }  # fmt: skip
 _LOGS = "logs are found by their names"
 _ANSWER = "a launch reads the answer of sbatch"

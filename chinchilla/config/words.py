@@ -7,6 +7,7 @@ Numbers may have a suffix, and a named option may be the path of its file.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -266,3 +267,10 @@ def quoted(value: str) -> str:
     """A text in quotes; Hydra takes backslashes literally except before a quote."""
     doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
     return "'" + doubled.replace("'", r"\'") + "'"
+
+
+def shell_word(path: str | Path) -> str:
+    """A path as a positional word, quoted for the shell."""
+    text = str(path)
+    is_key = text.startswith("-") or "=" in text.partition("/")[0]
+    return shlex.quote(f"./{text}" if is_key else text)

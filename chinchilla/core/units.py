@@ -44,6 +44,12 @@ def duration(seconds: float) -> str:
     return f"{number(seconds)} s"
 
 
+def byte_size(n_bytes: float) -> str:
+    """Format a number of bytes with three digits: 12.5 MB, 3.4 GB, 1.2 TB."""
+    unit, one = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n_bytes >= u[1]), ("MB", 1e6))
+    return f"{n_bytes / one:.3g} {unit}"
+
+
 def clock(seconds: float | None) -> str:
     """1:32, 2:05:10, 3d 04:00, or ? if unknown."""
     if seconds is None:

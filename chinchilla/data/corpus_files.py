@@ -1,7 +1,7 @@
 """Find the files of a corpus: files, folders, and patterns such as books/*.txt or **/*.jsonl.zst.
 
 Links are followed. What cannot be read is refused: broken links, folders without permission, Git LFS
-pointers. What is not read is reported: files with other suffixes, folders that are found twice.
+pointers. What is not read is reported: files with other suffixes, files and folders that are found twice.
 """
 
 import errno
@@ -21,6 +21,7 @@ from chinchilla.core.files import LFS_POINTER_BYTES, is_lfs_pointer
 
 MAX_NAMED = 3  # files in a message; the others are counted
 FOUND_TWICE = "folder found twice"
+FILE_FOUND_TWICE = "file found twice"
 NOT_REGULAR = "not a regular file"
 
 
@@ -75,7 +76,25 @@ def _find(source: SourceConfig) -> Found:
                 found.files = _walk(path, ("",), found, hidden=False)
         except OSError as error:
             raise DataError(f"{name} cannot be read ({error.strerror}).") from None
+    if source.format != "hub":
+        _keep_first(found)
     return found
+
+
+def _keep_first(found: Found) -> None:
+    """Keep each file once, under the path that was found first; paths may overlap."""
+    first: dict[str, Path] = {}
+    repeated = [
+        path for path in found.files if first.setdefault(os.path.realpath(path), path) is not path
+    ]
+    found.files = list(first.values())
+    read = set(found.files)
+    for reason, paths in list(found.left_out.items()):  # a folder may have been searched twice
+        found.left_out[reason] = [path for path in dict.fromkeys(paths) if path not in read]
+        if not found.left_out[reason]:
+            del found.left_out[reason]
+    if repeated:
+        found.left_out[FILE_FOUND_TWICE] = list(dict.fromkeys(repeated))
 
 
 def _compare_with_read(source: SourceConfig, found: Found) -> None:
@@ -166,8 +185,18 @@ def _at(path: Path, source: SourceConfig, found: Found) -> list[Path]:
         raise DataError(f"corpus.paths: {path} does not exist.{advice}")
     root, files = Path(*path.parts[:first]), []
     matches = _matches(root, path.parts[first:], found) if root.is_dir() else iter(())
+    folders = []
     for match in sorted(set(matches)):
-        files += _at(match, source, found)
+        if match.is_dir():
+            folders.append(match)
+            files += _walk(match, suffixes, found)
+        else:
+            files += _at(match, source, found)
+    if not files and folders:
+        raise DataError(
+            f"corpus.paths: {path} matches only folders without files named *{', *'.join(suffixes)}: "
+            f"{_named(folders)}. Check the pattern and corpus.format."
+        )
     if not files:
         raise DataError(
             f"corpus.paths: nothing matches {path}. Check the pattern: * is any text without /, and ** "

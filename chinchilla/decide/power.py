@@ -87,11 +87,10 @@ def expected_precision(
 
     true_a, true_N_opt = frontier(true)
     systematic: dict[float, tuple[float, float] | None] = {}
-    budget = sorted(s.budget_flops for s in specs if s.budget_flops)[-1]
-    log_N = np.log([s.N for s in specs if s.budget_flops == budget])
+    log_N = np.log([s.N for s in specs if s.budget_flops == largest])
     for shift in SHIFTS:
         # N_opt is proportional to (A / B)^(1 / (alpha + beta)).
-        moved = shift * float(np.exp(log_N.mean())) / float(true.optimum(budget).N)
+        moved = shift * float(np.exp(log_N.mean())) / float(true.optimum(largest).N)
         law_ = replace(true, A=true.A * moved ** (true.alpha + true.beta))
         own_a, own_N_opt = frontier(law_)
         try:

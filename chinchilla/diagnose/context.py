@@ -35,7 +35,7 @@ from chinchilla.observations.table import Observations
 MIN_RUNS = 8  # of a part: five parameters, and residuals
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
 MIN_SHARE = 3  # a part that grows to all runs holds at least one in MIN_SHARE of them
-MAX_REFITS = 1_000  # parts that are all minimised
+MAX_REFITS = 1_000  # parts that are all minimised; with objective=lad any number
 N_EXACT = 100  # parts that are minimised if there are more; the others are estimated
 ROUNDING = 1e-5  # a smaller standard error of a is rounding, from losses exactly on a law
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
@@ -235,7 +235,8 @@ class Context:
         """Approach 3 on parts of the runs.
 
         Of more than MAX_REFITS parts, all are estimated by one Newton step from the law of all runs, and
-        the N_EXACT that move N_opt most are minimised.
+        the N_EXACT that move N_opt most are minimised. One step is not accurate for absolute residuals, so
+        that with objective=lad all are minimised.
 
         Args:
             keep: (k, n) bool.
@@ -251,7 +252,8 @@ class Context:
             & (n_levels(obs.D, keep) >= MIN_DISTINCT)
         )
         theta, runs = np.full((len(keep), 5), np.nan), (obs.N, obs.D, obs.L)
-        if len(possible) > MAX_REFITS and 2 * n[possible].min() > len(obs):
+        smooth = self.loss_settings["objective"] != "lad"
+        if smooth and len(possible) > MAX_REFITS and 2 * n[possible].min() > len(obs):
             theta[possible] = estimate_refits(*runs, keep[possible], law, **self.loss_settings)
             moved = np.abs(self._log_N_of(theta[possible]) - self.log_N)
             possible = possible[np.argsort(-moved, kind="stable")[:N_EXACT]]

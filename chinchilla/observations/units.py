@@ -24,6 +24,7 @@ MIN_N = 5e3  # parameters; a smaller median is a count in thousands or more
 MIN_SURFACE = 12  # runs from which losses are compared with a surface
 SURFACE_STEPS = 20
 MAX_SCATTER = 0.02  # of ln L around the surface; with more, a factor of ln 2 is not clear
+MIN_OTHER = 0.1  # share of the runs; fewer are noted, as a few runs may have trained badly
 MAX_OTHER = 0.4  # share of the runs; with more, it is not clear which unit is the other
 LN_BITS = -math.log(math.log(2))  # ln of (loss in bits / loss in nats)
 MIN_BITS = 1.3  # largest over smallest loss, below which both units cannot occur
@@ -92,6 +93,12 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
     wrong = np.flatnonzero(off & far)
     outside = np.flatnonzero((ratio < low) | (ratio > high))
     too_high, perplexity = perplexities(columns["L"][final])
+    other = other_loss_unit(N[final], D[final], columns["L"][final])
+    unit_of_losses = (
+        f"L differs from the losses of similar runs by a factor of about ln 2 in {len(other)} of {len(ratio)} "
+        "runs. If these losses are in bits per token, multiply them by 0.6931; if the other losses are, "
+        "multiply those. If all are in nats, the training of these runs went wrong: leave them out."
+    )
     if len(wrong):
         i = wrong[0]
         cause = _cause(N[i], D[i], factor[i], max_errors=1)
@@ -105,12 +112,8 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
         bad, n = rows[final][outside], len(ratio)
     elif len(too_high):
         problem, bad, n = perplexity, rows[final][too_high], len(ratio)
-    elif len(other := other_loss_unit(N[final], D[final], columns["L"][final])):
-        problem = (
-            f"L is that of other runs divided or multiplied by ln 2, as if these {len(other)} of {len(ratio)} "
-            "losses were in another unit, bits or nats per token. Give all in nats: bits times 0.6931."
-        )
-        bad, n = rows[final][other], len(ratio)
+    elif len(other) >= MIN_OTHER * len(ratio):
+        problem, bad, n = unit_of_losses, rows[final][other], len(ratio)
     else:
         problem, bad, n = "", rows, len(ratio)
     if problem:  # lines are named unless most rows are wrong
@@ -137,6 +140,8 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
             f"{table.rows(rows[final][distant])}: D/N is {ratio[distant[0]]:.2g}, the median of the table is "
             f"{median_ratio:.2g}. Check N and D there."
         )
+    if 0 < len(other) < MIN_OTHER * len(ratio):
+        notes.append(f"{table.rows(rows[final][other])}: {unit_of_losses}")
     return notes
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_error, print_message
@@ -32,7 +33,6 @@ from chinchilla.sweep.run_files import (
     missing_specs,
     run_dir_of,
     save_runtime,
-    sweep_argument,
 )
 from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.live import show_progress
@@ -112,7 +112,7 @@ def launch(
         where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
         runs = "1 run is" if n == 1 else f"{n} runs are"
         print_message(f"{runs} left; nothing was started. {how}{where} with:")
-        print(f"  {line}\n  status:  chinchilla status {sweep_argument(sweep_dir)}")
+        print(f"  {line}\n  status:  chinchilla status {shell_word(sweep_dir)}")
         return EXIT_OK
     if missing:
         # With format=json standard output holds one JSON document and nothing else.
@@ -255,7 +255,7 @@ def worker_command(cluster: ClusterConfig, sweep_dir: Path, only: Selection) -> 
     FIRST_NODE, to be replaced by the name of one of them.
     """
     threads = [f"threads={cluster.threads_per_worker}"] if cluster.threads_per_worker else []
-    line = f"chinchilla worker {sweep_argument(sweep_dir)}"
+    line = f"chinchilla worker {shell_word(sweep_dir)}"
     line = " ".join([line, *map(shlex.quote, (*threads, *only.arguments))])
     if cluster.nodes * cluster.ranks_per_node == 1:
         return line

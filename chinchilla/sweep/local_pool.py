@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
+from chinchilla.config.words import quoted
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
 from chinchilla.sweep.preflight import worker_name
-from chinchilla.sweep.run_files import path_argument
 from chinchilla.sweep.signals import Stop, block_warnings
 
 # -P: a file in the working folder, such as random.py, must not replace a module of the same name.
@@ -68,8 +68,8 @@ class Pool:
             environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
             if size.gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
-            folders = path_argument("sweep_dir", sweep_dir), path_argument("data_dir", data_dir)
-            command = [*program, *folders, f"name={name}"]
+            command = [*program, f"sweep_dir={quoted(str(sweep_dir))}"]
+            command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
             command += [f"threads={size.threads}", f"parent={os.getpid()}"]
             log = sweep_dir / "workers" / f"{name}.log"
             with open(log, "ab") as f, block_warnings():

@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
@@ -13,7 +14,6 @@ from chinchilla.sweep.run_files import (
     load_result,
     planned_specs,
     run_dir_of,
-    sweep_argument,
     unmark_ended,
 )
 
@@ -37,7 +37,7 @@ def find_runs(sweep_dir: Path, names: Sequence[str]) -> list[RunSpec]:
             )
             raise InputError(
                 f"run {name!r}: {problem}.{'' if matches else nearest(name, specs)} "
-                f"`chinchilla status {sweep_argument(sweep_dir)}` lists them."
+                f"`chinchilla status {shell_word(sweep_dir)}` lists them."
             )
         runs.append(specs[matches[0]])
     return runs

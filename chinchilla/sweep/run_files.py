@@ -30,8 +30,6 @@ import dataclasses
 import json
 import math
 import os
-import re
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -58,21 +56,6 @@ def run_dir_of(sweep_dir: Path, spec: RunSpec) -> Path:
 def stable_phases_of(sweep_dir: Path) -> Path:
     """Folder of the checkpoints that runs with the same stable phase share."""
     return sweep_dir / "stable_phases"
-
-
-def path_argument(key: str, path: str | Path) -> str:
-    """`key=path` as one word that the command line parser reads."""
-    text = str(path)
-    if text != text.strip() or text[:1] in tuple("'\"$"):
-        # The command line parser quotes other special characters itself, but not these.
-        text = "'" + re.sub(r"(\\*)'", r"\1\1\\'", text) + "'"
-    return f"{key}={text}"
-
-
-def sweep_argument(sweep_dir: str | Path) -> str:
-    """`sweep_dir=...` quoted for the shell and for the command line parser."""
-    argument = path_argument("sweep_dir", sweep_dir)
-    return shlex.quote(argument) if re.search(r"[^\w./:=@%+,-]", argument) else argument
 
 
 def save_runtime(runtime: RuntimeConfig, sweep_dir: Path, data_dir: Path | None = None) -> None:

@@ -82,13 +82,6 @@ class RunOrder:
         yield from others
 
 
-def in_order(
-    specs: Sequence[RunSpec], width: int | None, n_failures: Callable[[RunSpec], int] = lambda s: 0
-) -> list[RunSpec]:
-    """All of some runs in the order of `RunOrder.of`."""
-    return list(RunOrder(specs).of((), specs, width, n_failures))
-
-
 def should_wait(spec: RunSpec, step: int, in_training: Iterable[RunSpec]) -> bool:
     """Whether to postpone a run until another has saved more of their common stable phase.
 

@@ -171,7 +171,10 @@ def test_jobs_that_die_before_python_starts_are_reported(sweep: Sweep, capsys):
         for command in ("status", "logs"):
             assert main([command, f"sweep_dir={sweep.folder}"]) == 0
             out = " ".join(capsys.readouterr().out.split())
-            assert f"2 jobs ended without starting a worker: {job}_0, {job}_1." in out
+            assert (
+                f"2 jobs ended without starting a worker, or were cancelled: {job}_0, {job}_1."
+                in out
+            )
             assert f"{job}_0_0_log.out" in out
             assert said in out
             assert f"scontrol show job {job}_0" in out

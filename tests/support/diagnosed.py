@@ -27,13 +27,13 @@ def context_of(obs: Observations, n_bootstrap: int = 60, **more) -> Context:
     return Context(obs, fitted(obs, n_bootstrap, **more), 10 * float(obs.C.max()), n_bootstrap)
 
 
-def least_squares_context(obs: Observations) -> Context:
-    """Fitted by least squares, no bootstrap: the standard error of equal errors is then exact."""
-    frontier = fit_parametric(obs, n_bootstrap=0, objective="least_squares")
+def unresampled_context(obs: Observations, objective: str = "least_squares") -> Context:
+    """Without a bootstrap; by least squares, the standard error of equal errors is then exact."""
+    frontier = fit_parametric(obs, n_bootstrap=0, objective=objective)
     context = Context(
         obs, FitResults.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max())
     )
-    assert context.loss_settings["objective"] == "least_squares"
+    assert context.loss_settings["objective"] == objective
     return context
 
 

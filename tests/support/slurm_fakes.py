@@ -41,6 +41,7 @@ SCONTROL = """
 
 
 SCANCEL = """
+[ -e {0}/scancel_fails ] && {{ cat {0}/scancel_fails >&2; exit 1; }}
 echo "$@" >> {0}/cancelled
 for id in "$@"; do
     grep -v "^$id[_|]" {0}/queue > {0}/rest

@@ -213,13 +213,13 @@ def estimate_refits(
         keep: (k, n) bool; each part leaves out few runs.
         near: the law of all runs.
         huber_delta: as for `refit_loss_law`.
-        objective: as for `refit_loss_law`.
+        objective: as for `refit_loss_law`, but not "lad": one step is not accurate for absolute residuals.
 
     Returns:
         (k, 5) E, A, B, alpha, beta.
     """
     problem, every = Problem.of(N, D, L), np.ones((1, len(L)))
-    widths = LAD_REFIT_WIDTHS if objective == "lad" else huber_widths(objective, huber_delta)[-1:]
+    widths = huber_widths(objective, huber_delta)[-1:]
     theta = problem.solve(problem.theta(near)[None], every, widths).theta
     g, H = problem.run_derivatives(theta[0], widths[-1])
     steps = newton_step(part_sums(keep, g), part_sums(keep, H).reshape(-1, 5, 5))[0]

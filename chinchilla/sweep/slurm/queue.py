@@ -158,12 +158,23 @@ class JobArray:
 
 
 def job_arrays(sweep_dir: Path) -> dict[Path, JobArray]:
-    """Recorded arrays of a sweep by folder.
+    """Recorded arrays of a sweep by folder, without those of another sweep of which this is a copy.
 
     Raises:
         InputError: a record cannot be read.
     """
-    return {path.parent: JobArray.load(path.parent) for path in sweep_dir.glob("slurm/*/job.json")}
+    arrays = {
+        path.parent: JobArray.load(path.parent) for path in sweep_dir.glob("slurm/*/job.json")
+    }
+    return {k: a for k, a in arrays.items() if not _is_other(Path(a.sweep_dir), sweep_dir)}
+
+
+def _is_other(recorded: Path, sweep_dir: Path) -> bool:
+    """Whether the folder for which jobs were submitted still exists and is not this one."""
+    try:
+        return not os.path.samefile(recorded, sweep_dir)
+    except (OSError, ValueError):  # moved, or not a path
+        return False
 
 
 def queued_jobs(hint: str = NOT_SUBMITTED) -> list[QueuedJob]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.config.slurm_options import sbatch_options
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json, write_text
 from chinchilla.core.provenance import code_here
@@ -25,7 +26,6 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.job_classes import JobClass, assign
 from chinchilla.sweep.launch import launch_lock
-from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
 from chinchilla.sweep.slurm.unstarted import cancelled_file, unstarted_jobs, unstarted_lines
@@ -37,8 +37,7 @@ _DOUBTFUL = re.compile(
 
 # A warning (USR2) received before Python has installed its handlers would end the job.
 _IGNORE_WARNING = """sh -c 'trap "" USR2; exec "$0" "$@"'"""
-# Options of cluster.sbatch that replace gpus_per_node and host_memory_gb in the batch script.
-_GPU_OPTIONS = {"gres", "gpus", "gpus_per_task", "gpus_per_socket"}
+# Options of cluster.sbatch that replace host_memory_gb in the batch script.
 _MEMORY_OPTIONS = {"mem_per_cpu", "mem_per_gpu"}
 OPTIONAL = ("partition", "account", "qos", "constraint")  # settings of a cluster that may be empty
 JOB = "chinchilla.sweep.slurm.job"
@@ -75,7 +74,7 @@ class Submission:
                 f"  {self.n_over_cap} more would exceed cluster.max_queued_jobs; launch again later"
             )
         if ids := [*self.earlier_job_ids, *self.job_ids]:
-            sweep = sweep_argument(self.sweep_dir)
+            sweep = shell_word(self.sweep_dir)
             lines += [
                 f"  status:  chinchilla status {sweep}   (jobs: squeue -j {','.join(ids)})",
                 f"  logs:    chinchilla logs {sweep}",
@@ -252,7 +251,7 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
     log = f"{folder}".replace("%", "%%") + f"/{job}"
-    gpus = None if _GPU_OPTIONS.intersection(options) else cluster.gpus_per_node or None
+    gpus = None if "gres" in options else cluster.gpus_per_node or None
     executor = submitit.SlurmExecutor(folder="unused")
     executor.update_parameters(
         # The name of the sweep comes first, as squeue shows eight characters.
@@ -315,8 +314,8 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
         arrays = queue.job_arrays(sweep_dir)
         jobs, _ = queue.sweep_jobs(arrays, hint=hint)
         if ids := sorted({job.job_id for job, _ in jobs}):
+            queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
             for folder, array in arrays.items():
                 if any(array == own for _, own in jobs):
                     cancelled_file(folder).touch()
-            queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
     return {"job_ids": ids, "n_jobs": len(jobs)}

@@ -1,5 +1,7 @@
 """Jobs of a sweep that ended before they started a worker, such as for a missing module or interpreter.
 
+A job that the user cancels with scancel before its start looks alike.
+
 Every job creates slurm/<token>/started-<job> as soon as its Python program runs. A job without this file
 that is not in Slurm's queue has ended before; nothing else in the sweep's folder records it.
 """
@@ -74,7 +76,8 @@ def unstarted_lines(rows: list[dict[str, Any]]) -> list[str]:
         if row["last_line"]:
             said = f"The last line of {log}: {row['last_line']}"
         lines += [
-            f"{len(ids)} job{'' if len(ids) == 1 else 's'} ended without starting a worker: {shown}. {said}",
+            f"{len(ids)} job{'' if len(ids) == 1 else 's'} ended without starting a worker, or "
+            f"{'was' if len(ids) == 1 else 'were'} cancelled: {shown}. {said}",
             f"  Ask Slurm: sacct -j {ids[0].partition('_')[0]} -o JobID,State,ExitCode,NodeList   or, for "
             f"some minutes after the end: scontrol show job {ids[0]}",
         ]

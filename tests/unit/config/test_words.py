@@ -1,12 +1,18 @@
 """Words of the command line: positional words, numbers with suffixes, named options in files."""
 
+import json
+import shlex
+from pathlib import Path
+
 import pytest
 from command_line import one_line
+from sweep_fakes import make_specs, make_sweep
 
+from chinchilla.cli import main
 from chinchilla.config import COMMANDS
 from chinchilla.config.compose import compose
 from chinchilla.config.setting import settings_of
-from chinchilla.config.words import groups_of
+from chinchilla.config.words import groups_of, shell_word
 from chinchilla.core.errors import InputError
 
 # ------------------------------------------------------------------ words without =
@@ -215,3 +221,25 @@ def test_all_problems_of_the_settings_are_reported_a_line_each(say, line, messag
     for message in messages:
         assert sum(message in each for each in lines) == 1
     assert all(each.startswith("chinchilla: ") for each in lines)
+
+
+# ------------------------------------------------------------------ printed commands
+
+NAMES = ["plain", "sp ace", "it's", "'quoted'", "a=b,[c]", " lead", "tail ", "$HOME", "ümlaut", "a;b&c", "{x}", 'back\\slash"', "-x", "7"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_folder_in_a_printed_command_is_read_as_that_folder(
+    tmp_path: Path, name: str, relative: bool, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    make_sweep(tmp_path / name, make_specs(2))
+    monkeypatch.chdir(tmp_path)
+    word = shell_word(name if relative else tmp_path / name)
+    assert main(["status", *shlex.split(word), "format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["waiting"] == 2
+
+
+def test_plain_folders_are_not_quoted():
+    assert shell_word("/tmp/a-b_c.d") == "/tmp/a-b_c.d"
+    assert shell_word("/tmp/sp ace") == "'/tmp/sp ace'"

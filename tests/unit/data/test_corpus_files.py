@@ -10,7 +10,7 @@ import pytest
 from data_corpora import command, decoded, documents, write_jsonl
 
 from chinchilla import cli
-from chinchilla.config import CorpusConfig
+from chinchilla.config import CorpusConfig, SourceConfig
 from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.corpus_files import find_files
@@ -41,11 +41,11 @@ SUFFIX = {"text": ".txt", "jsonl": ".jsonl", "parquet": ".parquet"}
 @pytest.mark.parametrize("kind", SUFFIX)
 def test_linked_folders_and_files_are_read(tmp_path, kind):
     end = SUFFIX[kind]
-    shards(tmp_path, kind, [f"d/a{end}", f"elsewhere/c{end}", f"elsewhere/b{end}"])
+    shards(tmp_path, kind, [f"d/a{end}", f"elsewhere/c{end}", f"elsewhere/b{end}", f"f{end}"])
     (tmp_path / "d" / "part2").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "d" / f"z{end}").symlink_to(tmp_path / "d" / f"a{end}")
+    (tmp_path / "d" / f"z{end}").symlink_to(tmp_path / f"f{end}")
     read = texts(tmp_path / "d", kind=kind)
-    assert read == [f"d/a{end}", f"elsewhere/b{end}", f"elsewhere/c{end}", f"d/a{end}"]
+    assert read == [f"d/a{end}", f"elsewhere/b{end}", f"elsewhere/c{end}", f"f{end}"]
 
 
 def test_loops_of_links_are_cut_and_named(tmp_path):
@@ -250,3 +250,33 @@ def test_a_local_copy_of_a_hub_data_set_is_read_completely(tmp_path, hub_dir):
     corpus.hub_dir = "data/more"
     assert list(read_documents(corpus)) == ["third/train-4.jsonl"]
     assert "LICENSE" in find_files(corpus).note()
+
+
+@pytest.mark.parametrize(
+    ("paths", "found", "twice"),
+    [
+        (["**/*"], ["x/c.txt", "x/y/d.txt", "a.txt"], "x/y/d.txt"),
+        (["*", "*.txt"], ["x/c.txt", "x/y/d.txt", "a.txt"], "a.txt"),
+        (["x", "x/c.txt"], ["x/c.txt", "x/y/d.txt"], "x/c.txt"),
+        (["link.txt", "x/c.txt"], ["link.txt"], "x/c.txt"),
+    ],
+)
+def test_a_file_that_several_paths_find_is_read_once(tmp_path, paths, found, twice):
+    shards(tmp_path, "text", ["a.txt", "x/c.txt", "x/y/d.txt"])
+    if "link.txt" in paths:
+        (tmp_path / "link.txt").symlink_to("x/c.txt")
+    source = SourceConfig(name="s", format="text", paths=[str(tmp_path / path) for path in paths])
+    result = find_files(source)
+    names = [str(path.relative_to(tmp_path)) for path in result.files]
+    assert sorted(names) == sorted(found)
+    assert "file found twice" in result.note()
+    assert str(tmp_path / twice) in result.note()
+
+
+def test_a_pattern_may_match_folders_without_files_of_the_format(tmp_path):
+    shards(tmp_path, "text", ["a.txt"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(b"png")
+    assert texts(tmp_path / "*") == ["a.txt"]
+    with pytest.raises(DataError, match=r"matches only folders without files named \*.txt.*images"):
+        texts(tmp_path / "im*")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from diagnosed import BUDGETS, NOISE, context_of, least_squares_context
+from diagnosed import BUDGETS, NOISE, context_of, unresampled_context
 
 from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context
@@ -15,7 +15,7 @@ def test_moves_are_as_large_as_expected_of_a_true_law(isoflop_runs):
     z = []
     for seed in range(40):
         obs = isoflop_runs(BUDGETS, noise=NOISE, seed=seed)
-        context = least_squares_context(obs)
+        context = unresampled_context(obs)
         keep = np.array([obs.budget_flops < 2e21, np.median(obs.C) >= obs.C])
         parts = context.refit(keep)
         z.append((parts.a - context.a) / parts.a_sd)

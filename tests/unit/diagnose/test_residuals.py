@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from diagnosed import context_of, least_squares_context
+from diagnosed import context_of, unresampled_context
 
 from chinchilla.diagnose.residuals import residuals
 
@@ -23,6 +23,6 @@ def test_residuals_report_their_spread_and_a_trend_put_there(isoflop_runs):
 
 
 def test_residuals_of_least_squares_have_no_linear_zone(scattered_runs):
-    item = residuals(least_squares_context(scattered_runs(noise=0.004)))
+    item = residuals(unresampled_context(scattered_runs(noise=0.004)))
     assert "share_in_linear_zone" not in item.values
     assert "Huber" not in item.message

@@ -95,14 +95,25 @@ def losses_of_a_law(n: int = 40) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("factor", [1 / np.log(2), np.log(2)])
-@pytest.mark.parametrize("rows", [[3, 17], list(range(0, 40, 4))])
+@pytest.mark.parametrize("rows", [[3, 17, 20, 30], list(range(0, 40, 4))])
 def test_losses_in_bits_among_losses_in_nats_are_refused_by_row(factor, rows):
     columns = losses_of_a_law()
     columns["L"][rows] *= factor
     with pytest.raises(
-        InputError, match=rf"rows {rows[0]}.*these {len(rows)} of 40 losses were in a"
+        InputError,
+        match=rf"rows {rows[0]}.*ln 2 in {len(rows)} of 40 runs.*multiply them by 0.6931",
     ):
         Observations.of(**columns)
+
+
+def test_a_few_losses_as_if_in_bits_are_a_note():
+    """They may also come from runs with a bad learning rate."""
+    columns = losses_of_a_law()
+    columns["L"][[3, 17, 20]] /= np.log(2)
+    (note,) = Observations.of(**columns).notes
+    assert note.startswith("rows 3, 17 and 20: L differs")
+    assert "in 3 of 40 runs" in note
+    assert note.endswith("leave them out.")
 
 
 @pytest.mark.parametrize("factor", [1 / np.log(2), 1.2, 2.0])

@@ -309,12 +309,11 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
 def test_the_command_of_a_worker_has_nodes_ranks_and_threads():
     alone = ClusterConfig(kind="manual", threads_per_worker=4)
     words = shlex.split(worker_command(alone, Path("/runs/it's"), Selection()))
-    assert words == ["chinchilla", "worker", "sweep_dir=/runs/it's", "threads=4"]
+    assert words == ["chinchilla", "worker", "/runs/it's", "threads=4"]
     one = ClusterConfig(kind="manual", ranks_per_node=8)
     of_train = worker_command(one, Path("/runs"), Selection(run_id="d1m-n2k"))
     assert of_train == (
-        "torchrun --standalone --nproc-per-node 8 --no-python "
-        "chinchilla worker sweep_dir=/runs run=d1m-n2k"
+        "torchrun --standalone --nproc-per-node 8 --no-python chinchilla worker /runs run=d1m-n2k"
     )
     two = worker_command(ClusterConfig(kind="manual", nodes=2), Path("/runs"), Selection())
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

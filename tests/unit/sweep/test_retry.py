@@ -46,7 +46,7 @@ def test_failed_runs_become_trainable_and_their_files_are_kept(sweep: Path, caps
     assert code == 0
     assert "1 run will be trained again; 1 diverged are unchanged" in out
     assert BAD.run_id in out
-    assert "Launch them with" in out
+    assert "Launch them in" in out
     assert "such as result-failed-1.json" in out
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")

@@ -7,7 +7,7 @@ import pytest
 from sweep_fakes import make_specs
 
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.run_order import SIMILAR_C, in_order
+from chinchilla.sweep.run_order import SIMILAR_C, RunOrder
 
 
 def runs(*settings: tuple[int, float]) -> list[RunSpec]:
@@ -21,9 +21,15 @@ def runs(*settings: tuple[int, float]) -> list[RunSpec]:
     return made
 
 
+def in_order(
+    specs: list[RunSpec], width: int | None, failed: RunSpec | None = None
+) -> list[RunSpec]:
+    return list(RunOrder(specs).of((), specs, width, lambda s: int(s is failed)))
+
+
 def test_longest_runs_first_and_failed_runs_last():
     short, long, failed = make_specs(3)  # each longer than the one before
-    ordered = in_order([short, failed, long], None, lambda s: int(s is failed))
+    ordered = in_order([short, failed, long], None, failed)
     assert ordered == [long, short, failed]
 
 
@@ -42,7 +48,7 @@ def test_a_worker_changes_its_width_for_a_much_longer_run():
 
 def test_failures_take_precedence_over_width():
     failed, fresh = runs((64, 0.9e12), (128, 1e12))
-    assert in_order([failed, fresh], 64, lambda s: int(s is failed)) == [fresh, failed]
+    assert in_order([failed, fresh], 64, failed) == [fresh, failed]
 
 
 def simulate(specs: list[RunSpec], n_workers: int, keep: bool) -> tuple[float, int]:

@@ -13,7 +13,7 @@ from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.cost import estimate
 from chinchilla.sweep.run_files import run_dir_of, stable_phase_step
-from chinchilla.sweep.run_order import in_order, should_wait
+from chinchilla.sweep.run_order import RunOrder, should_wait
 from chinchilla.sweep.slurm.submit import submit
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.sweep.worker import Worker
@@ -49,7 +49,7 @@ def test_runs_of_a_stable_phase_are_ordered_from_short_to_long():
     first, second = horizons(10, 20, 400), horizons(300, 30, seed=1)
     [alone] = make_specs(1)
     alone = replace(alone, steps=350, cosine_steps=350)
-    ordered = in_order([*second, alone, *first], None)
+    ordered = RunOrder([*second, alone, *first]).specs
     assert [s.steps for s in ordered] == [10, 20, 400, 350, 30, 300]
 
 

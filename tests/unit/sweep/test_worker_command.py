@@ -40,7 +40,7 @@ def test_a_prepared_sweep_is_trained_by_workers_started_by_hand(tmp_path: Path, 
     settings.cluster = manual()
     assert launch(settings, specs, sweep, tmp_path / "data") == 0
     printed = capsys.readouterr().out
-    assert f"nothing was started. Start any number of workers, each with:\n  chinchilla worker sweep_dir={sweep}\n" in printed  # fmt: skip
+    assert f"nothing was started. Start any number of workers, each with:\n  chinchilla worker {sweep}\n" in printed  # fmt: skip
     assert recorded_data_dir(sweep) == tmp_path / "data"
     assert load_runtime(sweep) == settings.runtime
     shell = 'for i in 1 2 3; do "$@" & done; wait'

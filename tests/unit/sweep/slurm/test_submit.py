@@ -45,8 +45,8 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     assert "--account" not in text
     out = capsys.readouterr().out
     assert "submitted 3 workers as job 41" in out
-    assert f"chinchilla status sweep_dir={sweep}" in out
-    assert f"chinchilla cancel sweep_dir={sweep}" in out
+    assert f"chinchilla status {sweep}" in out
+    assert f"chinchilla cancel {sweep}" in out
     [(folder, array)] = queue.job_arrays(sweep).items()
     assert json.loads((folder / "answer.json").read_text())["job_id"] == "41"
     assert (array.n_jobs, array.n_workers, array.threads) == (3, 2, 4)

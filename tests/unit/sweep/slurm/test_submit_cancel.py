@@ -1,5 +1,6 @@
 """`chinchilla cancel` cancels the jobs of one sweep only."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,38 @@ def test_a_job_number_reused_by_another_sweep_is_not_cancelled(
     fake.set_jobs([row.replace("chinchilla:sweep:", "chinchilla:other:x") for row in fake.jobs()])
     assert "nothing to cancel" in cancel(sweep, capsys)
     assert fake.cancelled() == []
+
+
+def test_jobs_that_scancel_did_not_cancel_are_not_marked_as_cancelled(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    (fake.folder / "scancel_fails").write_text("Socket timed out")
+    assert main(["cancel", f"sweep_dir={sweep}"]) == 2
+    assert "some jobs may not be cancelled; cancel again" in capsys.readouterr().err
+    fake.set_jobs([])  # they end later, for another reason
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    assert "without starting a worker" in capsys.readouterr().out
+
+
+def test_a_copied_sweep_does_not_control_the_jobs_of_the_original(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(on_slurm(), make_specs(9), one, tmp_path)
+    shutil.copytree(one, two)
+    assert "nothing to cancel" in cancel(two, capsys)
+    launch(on_slurm(), make_specs(9), two, tmp_path)
+    assert len(fake.jobs()) == 6, "the copy has jobs of its own"
+    assert "cancelled 3 jobs: 42." in cancel(two, capsys)
+    link = tmp_path / "link"
+    link.symlink_to(one)
+    moved = tmp_path / "moved"
+    assert "cancelled 3 jobs: 41." in cancel(link, capsys)
+    launch(on_slurm(), make_specs(9), one, tmp_path)
+    one.rename(moved)
+    assert "cancelled 3 jobs: 43." in cancel(moved, capsys)
 
 
 def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path, fake: FakeSlurm, capsys):

@@ -32,7 +32,8 @@ def test_jobs_that_died_before_python_started_are_reported(tmp_path: Path, fake:
     for word in ("status", "logs"):
         out = said(capsys, word, f"sweep_dir={sweep}")
         assert (
-            f"2 jobs ended without starting a worker: 41_1, 41_2. The last line of {log}: " in out
+            f"2 jobs ended without starting a worker, or were cancelled: 41_1, 41_2. The last line of {log}: "
+            in out
         )
         assert "line 16: module: command not found" in out
         assert "sacct -j 41 " in out
@@ -41,7 +42,7 @@ def test_jobs_that_died_before_python_started_are_reported(tmp_path: Path, fake:
     assert [row["job_ids"] for row in queue["unstarted"]] == [["41_1", "41_2"]]
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     out = " ".join(capsys.readouterr().out.split())
-    assert "warning: 2 jobs ended without starting a worker: 41_1, 41_2." in out
+    assert "warning: 2 jobs ended without starting a worker, or were cancelled: 41_1, 41_2." in out
     assert "The new jobs end likewise unless the cause has been removed. submitted 2 workers" in out
     fake.set_jobs([])
     assert main(["status", f"sweep_dir={sweep}", "watch=true", "interval_seconds=0.01"]) == 75
@@ -65,7 +66,7 @@ def test_the_report_ends_when_later_jobs_start(
     assert "without starting" not in said(capsys, "status", f"sweep_dir={sweep}")
     fake.set_jobs([])
     out = said(capsys, "status", f"sweep_dir={sweep}")
-    assert "2 jobs ended without starting a worker: 42_1, 42_2." in out
+    assert "2 jobs ended without starting a worker, or were cancelled: 42_1, 42_2." in out
     assert "41_" not in out
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     assert main(["cancel", f"sweep_dir={sweep}"]) == 0
