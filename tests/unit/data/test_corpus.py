@@ -217,13 +217,6 @@ def test_a_pipe_is_refused(tmp_path):
         read(tmp_path, "text")
 
 
-def test_a_file_named_twice_gives_its_documents_twice(tmp_path):
-    """They are dropped and counted as duplicates during the preparation."""
-    (tmp_path / "a.txt").write_text("one")
-    corpus = CorpusConfig(format="text", paths=[str(tmp_path), str(tmp_path / "a.txt")])
-    assert list(read_documents(corpus)) == ["one", "one"]
-
-
 def test_parquet_cut_short_and_without_rows(tmp_path):
     pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()

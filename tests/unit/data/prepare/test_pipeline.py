@@ -103,7 +103,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     ):
         prepare(command(tmp_path / "d", path))
     with pytest.raises(InputError, match="1 source files, now 2"):
-        prepare(command(tmp_path / "d", path, path))
+        prepare(command(tmp_path / "d", path, write_jsonl(tmp_path / "b.jsonl", documents())))
     assert files(tmp_path / "d") == before
 
 
