@@ -165,6 +165,11 @@ def test_fit_of_a_sweep_writes_into_its_folder(say, sweep_dir):
     assert len(rows) == 5
 
 
+def test_the_fit_of_a_sweep_states_its_loss(say, sweep_dir):
+    said = say("fit sweep n_bootstrap=0 approaches=[parametric]").out
+    assert "\nloss=train: the final training loss, smoothed, was fitted.\n" in said
+
+
 def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     """Fits of a run that this sweep does not have, and of another final loss of one it has."""
     for path in sweep_dir.glob("runs/*"):  # so tiny that the law's losses are over 15 nats
