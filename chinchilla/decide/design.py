@@ -9,7 +9,6 @@ of C and of the distance from the best size at that C, which grows with this dis
 also moves the best size itself. Runs are chosen greedily by the remaining variance of ln N_opt(C*).
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -181,7 +180,7 @@ def propose(
     posterior = _posterior(law, obs, pool, C_star, cost, MISFIT)
     by_law = _posterior(law, obs, pool, C_star, cost, 0.0)
     current = posterior, by_law
-    posterior = copy.copy(posterior)  # `measure` replaces arrays and does not write into them
+    posterior = posterior.at(np.arange(len(pool)))
     C = np.array([candidate.C for candidate in pool])
     chosen: list[int] = []
     for left in range(n_runs, 0, -1):
@@ -261,20 +260,24 @@ def _useful(
     a share of the current one.
     """
     while True:
-        both = [copy.copy(posterior), copy.copy(by_law)]
+        both = [one.at(np.array(chosen, int)) for one in (posterior, by_law)]
         shares = [1.0]
-        for i in chosen:
+        for k in range(len(chosen)):
             for one in both:
-                one.measure(np.array([i]))
+                one.measure(np.array([k]))
             after = max(
                 float(one.target[0] / start.target[0])
                 for one, start in zip(both, (posterior, by_law), strict=True)
             )
             shares.append(float(np.sqrt(after)))
-        idle = np.flatnonzero(-np.diff(shares) < MIN_NARROWS)
-        if not len(idle):
+        useful = -np.diff(shares) >= MIN_NARROWS
+        if useful.all():
             return chosen, shares[1:]
-        chosen = [i for k, i in enumerate(chosen) if k != idle[-1]]
+        last = int(np.flatnonzero(~useful)[-1])
+        if last == len(chosen) - 1:  # with all others that add nothing at the end
+            chosen = chosen[: int(np.flatnonzero(useful)[-1]) + 1 if useful.any() else 0]
+        else:
+            del chosen[last]
 
 
 def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:
