@@ -11,7 +11,7 @@ from chinchilla.core.terminal import print_message
 from chinchilla.core.units import count
 from chinchilla.decide.allocation import bill
 from chinchilla.decide.decision import available_shapes
-from chinchilla.decide.design import Design, propose, sizes_of
+from chinchilla.decide.design import MIN_NARROWS, Design, propose, sizes_of
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import local_law, recommendation
 
@@ -51,6 +51,11 @@ def design(command: config.DesignCommand) -> int:
         cost = asdict(bill(proposal.steps[-1].spent, command.rates))
         return print_json({**asdict(proposal), "cost": cost})
     _print_design(proposal, command.rates)
+    if len(proposal.steps) < command.n_runs:
+        print_message(
+            f"note: {len(proposal.steps)} of {command.n_runs} runs are listed; any other would cost more than is "
+            f"left of the compute, or narrow the interval by less than {MIN_NARROWS:.2%}."
+        )
     if obs.n_convention == "unknown":
         print_message(f"note: {UNKNOWN_N}")
     return 0
@@ -75,13 +80,17 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
         for order, step in enumerate(proposal.steps, 1)
     ]
     print_records(
-        f"next runs, the most useful first, of {proposal.n_candidates} candidates at {ratios[0]:.3g} to "
+        f"next runs, each chosen given those above it, of {proposal.n_candidates} candidates at {ratios[0]:.3g} to "
         f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
         records,
         {"run": "order", "shape": "shape", "N": "N", "D": "D", "D/N": "ratio", "C": "C",
          "narrows": "narrows", "80% after": "after", "factor": "factor"},
         dispensable=("D/N", "C", "factor", "narrows"),
     )  # fmt: skip
+    print_message(
+        "narrows: the reduction that each run adds to those above it, as a share of the logarithm of the "
+        "interval's factor now."
+    )
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]
     if len(set(runs)) < len(runs):
         print_message("note: train a run that is listed twice with another seed.")

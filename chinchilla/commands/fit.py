@@ -23,6 +23,8 @@ from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, load_plan
 
+_LOSS_OF_SWEEP = {"train": "final training loss, smoothed,", "validation": "final validation loss"}
+
 
 def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write frontier.json, and print Table 2 and the recommended answer."""
@@ -44,14 +46,26 @@ def fit(command: config.FitCommand) -> int:
             writable_dir(out_dir, "out_dir")
         with late_lines() as stage:
             fits = fit_and_recommend(finals, curves, command, stage)
-    if out_dir is not None:
+    has_answer = bool(fits.fitted or fits.of_minima)
+    keep = out_dir is not None and not has_answer and (out_dir / FILE).exists()
+    kept = f"No approach has an answer for these runs. The fits already in {out_dir} were kept; nothing was written."
+    if out_dir is not None and not keep:
         writable_dir(out_dir, "out_dir")
         fits.save(out_dir / FILE if command.minima else out_dir)
     if command.format == "json":
         text = pretty_json(fits.to_dict()) + "\n"
-        print(text if out_dir is None else (out_dir / FILE).read_text(encoding="utf-8"), end="")
+        if out_dir is not None and not keep:
+            text = (out_dir / FILE).read_text(encoding="utf-8")
+        print(text, end="")
+        if keep:
+            print_message(kept, file=sys.stderr)
     else:
         _print_fits(fits)
+        if command.sweep_dir:
+            print_message(f"loss={command.loss}: the {_LOSS_OF_SWEEP[command.loss]} was fitted.")
+        if keep:
+            print_message(kept)
+            return 3
         if out_dir is not None:
             print_message(f"wrote {out_dir / FILE}")
         _print_default_answer(fits)
@@ -64,7 +78,7 @@ def fit(command: config.FitCommand) -> int:
             print_message(
                 f"For another budget: chinchilla predict {shell_word(where)} BUDGET_FLOPS"
             )
-    return 0 if fits.fitted or fits.of_minima else 3
+    return 0 if has_answer else 3
 
 
 def _refuse_older_fits(path: Path) -> None:

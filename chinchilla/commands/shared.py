@@ -37,11 +37,16 @@ def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:
         sweep_dir: folder of the sweep, if it is given.
 
     Raises:
-        InputError: there are no fits.
+        InputError: there are no fits, or a table of runs is given.
     """
     from chinchilla.fit.results import FILE
 
     given = Path(fits or sweep_dir)
+    endings = [suffix.lower() for suffix in given.suffixes]
+    if {".csv", ".tsv"} & {*endings} and endings[-1] != ".json" and given.is_file():
+        raise InputError(
+            f"{given} is a table of runs. Fit it first: chinchilla fit {shell_word(given)} out_dir=FOLDER"
+        )
     file, is_sweep = given, (given / PLAN).is_file()
     if given.is_dir():
         file = given / FILE

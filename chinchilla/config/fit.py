@@ -24,6 +24,12 @@ DUPLICATES: tuple[str, ...] = get_args(Duplicates)
 WITH_MINIMA = (  # settings that can be combined with minima=
     "minima", "out_dir", "columns", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
+OF_TABLES = (
+    "flop_convention",
+    "n_convention",
+    "columns",
+    "duplicates",
+)  # without effect for a sweep
 
 
 @dataclass(kw_only=True)
@@ -103,6 +109,11 @@ class FitCommand(Config, words=("sweep_dir|observations",)):
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
                 "optionally curves=FILE.csv), or minima=FILE.csv (losses at IsoFLOP minima)."
             )
+        elif self.sweep_dir and (other := [key for key in self._given() if key in OF_TABLES]):
+            raise InputError(
+                f"settings of tables have no effect for a sweep (sweep_dir={self.sweep_dir}). Leave out "
+                f"{', '.join(f'{key}=' for key in other)}."
+            )
         window = self.tokens_per_param
         if window and not (len(window) == 2 and 0 < window[0] < window[1]):
             raise InputError(
@@ -110,14 +121,18 @@ class FitCommand(Config, words=("sweep_dir|observations",)):
                 "tokens_per_param=2,200."
             )
 
-    def _check_minima(self) -> None:
-        """Refuse tables of runs and settings of approaches together with minima."""
-        other = []
+    def _given(self) -> list[str]:
+        """Names of the settings that differ from their defaults."""
+        names = []
         for f in fields(self):
             default = f.default_factory() if callable(f.default_factory) else f.default
-            if f.name not in WITH_MINIMA and getattr(self, f.name) != default:
-                other.append(f.name)
-        if other:
+            if getattr(self, f.name) != default:
+                names.append(f.name)
+        return names
+
+    def _check_minima(self) -> None:
+        """Refuse tables of runs and settings of approaches together with minima."""
+        if other := [key for key in self._given() if key not in WITH_MINIMA]:
             raise InputError(
                 f"minima={self.minima} holds losses at minima and no runs, so no approach is fitted and "
                 f"{', '.join(other)} cannot be used with it. Leave out one or the other."

@@ -38,6 +38,10 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
     """
     if not isinstance(value, dict):
         raise InputError(f"{where}: not a {cls.__name__} (a JSON object was expected).")
+    if schema is not None and "schema" not in value:
+        raise InputError(
+            f"{where} states no schema, so chinchilla did not write it. Restore the file, or create it again."
+        )
     if schema is not None and value.get("schema") != schema:
         raise InputError(
             f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "

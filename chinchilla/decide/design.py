@@ -34,6 +34,7 @@ PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
 MAX_RUNS = 500  # runs that enter one by one; of more, a random sample of this size is used
 MIN_NOISE = 1e-4  # of ln L: the best reproducibility of a loss
 CHEAPER = 0.02  # share of the variance reduction that may be given up for a cheaper run
+MIN_NARROWS = 5e-4  # of ln(width), below which a run is not proposed
 STEP = 1e-4  # of the differences in `gradient`
 
 
@@ -54,13 +55,13 @@ class Step:
     run: Candidate
     interval80: list[float]  # of N_opt(C*), parameters
     width: float  # of that interval, as a factor
-    narrows: float  # reduction of ln(width) by this run, as a share of ln(width) now
+    narrows: float  # what this run adds to the earlier ones: reduction of ln(width), as a share of it now
     spent: float  # FLOPs of this and the earlier proposed runs
 
 
 @dataclass(frozen=True)
 class Design:
-    """The current interval of N_opt(C*), and the proposed runs, the most useful first."""
+    """The current interval of N_opt(C*), and the proposed runs, each chosen given the earlier ones."""
 
     C_star: float
     N_opt: float
@@ -140,7 +141,8 @@ def propose(
 
     Each may cost an equal share of the remaining budget. Of candidates within 2% of the best gain the
     cheapest is chosen. A run that is proposed twice needs another seed. The expected interval is the
-    current one, narrowed by the law alone or by the law with misfit, whichever narrows it less.
+    current one, narrowed by the law alone or by the law with misfit, whichever narrows it less. A run
+    that adds less than MIN_NARROWS to the others is left out.
 
     Args:
         law: the loss near C_star.
@@ -156,7 +158,7 @@ def propose(
 
     Raises:
         InputError: the limits of tokens per parameter contradict each other.
-        Refusal: no size and length fits inside the limits.
+        Refusal: no size and length fits inside the limits, or no run narrows the interval.
     """
     obs = obs.finals()
     spend = spend or n_runs * float(obs.C.max())
@@ -177,21 +179,29 @@ def propose(
         )
     posterior = _posterior(law, obs, pool, C_star, cost, MISFIT)
     by_law = _posterior(law, obs, pool, C_star, cost, 0.0)
-    start = float(posterior.target[0]), float(by_law.target[0])
+    current = posterior, by_law
+    posterior = posterior.at(np.arange(len(pool)))
     C = np.array([candidate.C for candidate in pool])
-    steps: list[Step] = []
-    before, spent = 1.0, 0.0
+    chosen: list[int] = []
     for left in range(n_runs, 0, -1):
-        if spend - spent < C.min():
+        rest = spend - float(C[chosen].sum())
+        if rest < C.min():
             break
-        i = _next(posterior.gain(), C, (spend - spent) / left)
-        posterior.measure(np.array([i]))
-        by_law.measure(np.array([i]))
-        now = float(np.sqrt(max(posterior.target[0] / start[0], by_law.target[0] / start[1])))
-        spent += pool[i].C
-        interval = (N_opt * np.exp(log_interval * now)).tolist()
-        steps.append(Step(pool[i], interval, width**now, before - now, spent))
-        before = now
+        chosen.append(_next(posterior.gain(), C, rest / left))
+        posterior.measure(np.array(chosen[-1:]))
+    chosen, shares = _useful(chosen, *current)
+    if not chosen:
+        raise Refusal(
+            f"no run narrows the 80% interval by {MIN_NARROWS:.2%} or more within spend={spend:.3g}. Raise spend."
+        )
+    steps = [
+        Step(
+            pool[i], (N_opt * np.exp(log_interval * now)).tolist(), width**now, before - now, spent
+        )
+        for i, before, now, spent in zip(
+            chosen, [1.0, *shares], shares, np.cumsum(C[chosen]).tolist(), strict=False
+        )
+    ]
     limits = {"tokens_per_param": [low, high], "C": [least, spend]}
     return Design(C_star, N_opt, interval80, width, steps, len(pool), limits)
 
@@ -239,6 +249,35 @@ def _posterior(
     )
     posterior.measure(np.arange(len(pool), len(N)))
     return posterior
+
+
+def _useful(
+    chosen: list[int], posterior: Posterior, by_law: Posterior
+) -> tuple[list[int], list[float]]:
+    """The chosen runs without those that add less than MIN_NARROWS, and ln(width) after each.
+
+    The last such run is left out first, and the others are then measured again without it. ln(width) is
+    a share of the current one.
+    """
+    while True:
+        both = [one.at(np.array(chosen, int)) for one in (posterior, by_law)]
+        shares = [1.0]
+        for k in range(len(chosen)):
+            for one in both:
+                one.measure(np.array([k]))
+            after = max(
+                float(one.target[0] / start.target[0])
+                for one, start in zip(both, (posterior, by_law), strict=True)
+            )
+            shares.append(float(np.sqrt(after)))
+        useful = -np.diff(shares) >= MIN_NARROWS
+        if useful.all():
+            return chosen, shares[1:]
+        last = int(np.flatnonzero(~useful)[-1])
+        if last == len(chosen) - 1:  # with all others that add nothing at the end
+            chosen = chosen[: int(np.flatnonzero(useful)[-1]) + 1 if useful.any() else 0]
+        else:
+            del chosen[last]
 
 
 def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:

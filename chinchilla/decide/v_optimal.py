@@ -9,6 +9,8 @@ With delta = 0 this is the usual V-optimal design, which prefers extreme runs be
 everywhere.
 """
 
+import copy
+
 import numpy as np
 
 LENGTH = 1.0  # correlation length of delta, in the scaled coordinates of the places
@@ -60,6 +62,14 @@ class Posterior:
         self.variance = np.einsum("ij,ij->i", J, J) + misfit * growth**2
         self.cross = target_J @ J.T + misfit * target_delta
         self.target = np.einsum("ij,ij->i", target_J, target_J) + misfit * target_own
+
+    def at(self, which: np.ndarray) -> "Posterior":
+        """This distribution at the places `which` only, to be measured independently of this one."""
+        part = copy.copy(self)
+        part._J, part._Z, part._growth = self._J[which], self._Z[which], self._growth[which]
+        part._noise, part._factors = self._noise[which], self._factors[:, which]
+        part.variance, part.cross = self.variance[which], self.cross[:, which]
+        return part
 
     def measure(self, which: np.ndarray) -> None:
         """Condition on runs at these places; a place may be measured again."""

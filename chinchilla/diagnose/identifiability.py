@@ -20,7 +20,7 @@ MIN_SIZES = 5
 MAX_SE_A = 0.05  # standard error of a
 _ADVICE = (
     "Train some sizes at several tokens per parameter, on both sides of the optimum: only such runs "
-    "separate the size term from the token term. Until then use approach 2."
+    "separate the size term from the token term."
 )
 _INCONCLUSIVE = (
     "Add runs at more budgets and on both sides of each optimum: the standard error of the exponent is "
@@ -44,15 +44,17 @@ def identifiability(context: Context) -> Finding:
     correlation = float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1]) if varied else 1.0
     n_sizes = int(context.size.max()) + 1
     values: dict[str, Any] = {"corr_lnN_lnD": correlation, "tokens_per_parameter": [low, high]}
+    fitted = context.fits.fitted
+    advice = _ADVICE + " Until then use approach 2." * ("isoflop" in fitted)
     coverage = (
         f"{n_sizes} sizes, {len(np.unique(obs.D))} distinct D, {number(low)} to {number(high)} tokens per "
         f"parameter, corr(ln N, ln D) {correlation:.2f}"
     )
     if "parametric" in context.fits.refused:
         error = context.not_fitted("parametric", "approach 3")
-        return Finding("warning", f"{error} The runs: {coverage}.", _ADVICE, None, values=values)
+        return Finding("warning", f"{error} The runs: {coverage}.", advice, None, values=values)
     _ = context.law  # an error if approach 3 was not requested
-    certificate = context.fits.fitted["parametric"].certificate
+    certificate = fitted["parametric"].certificate
     assert certificate is not None
     values["condition_number"] = condition = certificate["condition_number"]
     se_a = context.se[0]
@@ -61,8 +63,8 @@ def identifiability(context: Context) -> Finding:
         f"{se_a:.3f}."
     )
     effect = VISIBLE * float(context.se[1])
-    if "isoflop" in context.fits.fitted:
-        other = float(np.log(context.fits.fitted["isoflop"].N_opt(context.C_star)))
+    if "isoflop" in fitted:
+        other = float(np.log(fitted["isoflop"].N_opt(context.C_star)))
         effect = max(effect, abs(other - context.log_N))
     if (
         condition > ILL_CONDITIONED
@@ -70,7 +72,7 @@ def identifiability(context: Context) -> Finding:
         or high < MIN_RATIO_RANGE * low
         or n_sizes < MIN_SIZES
     ):
-        return Finding("warning", message, _ADVICE, effect, values=values)
+        return Finding("warning", message, advice, effect, values=values)
     if se_a > MAX_SE_A:
         return Finding("inconclusive", message, _INCONCLUSIVE, effect, values=values)
     return Finding("passed", message, values=values)

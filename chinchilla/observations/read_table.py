@@ -283,6 +283,11 @@ def _make_table(
     return Table(name, columns, header, row, found.factors, found.conventions, others, notes)
 
 
+_COMPRESSED = {  # by the first bytes of a file
+    b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd",
+}  # fmt: skip
+
+
 def _read_text(path: Path, key: str) -> str:
     """The text of a UTF-8 file, or of a UTF-16 file with a byte order mark."""
     try:
@@ -301,6 +306,11 @@ def _read_text(path: Path, key: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
+        for start, name in _COMPRESSED.items():
+            if raw.startswith(start):
+                raise InputError(
+                    f"{key}={path} is compressed ({name}). Decompress it, and give the CSV file."
+                )
         raise InputError(
             f"{key}={path} is not a text file in UTF-8. Export the table as CSV with that encoding."
         )

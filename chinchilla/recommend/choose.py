@@ -35,6 +35,10 @@ MIN_HELD_OUT = 10  # held-out forecasts needed to prefer approach 3 to approach 
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
 # Minima from which approach 2 forecasts the loss itself; with fewer, approach 3 does.
 MIN_OWN_LOSS = 4
+RULE = (
+    f"Approach 2 is the default; approach 3 replaces it only if both of its errors are below {SWITCH:g} times "
+    f"those of approach 2, over at least {MIN_HELD_OUT} forecasts."
+)
 PREFERENCE = ("parametric", "isoflop", "envelope")  # with fewer than MIN_MINIMA
 
 
@@ -134,7 +138,9 @@ def decide(
     if "isoflop" in usable and n_minima >= MIN_MINIMA:
         better = _approach_3_is_better(summaries["isoflop"], summaries.get("parametric"))
         approach = "parametric" if better else "isoflop"
-        return approach, reasons.by_held_out_errors(approach, summaries, n_minima)
+        reason = reasons.by_held_out_errors(approach, summaries, n_minima)
+        default = approach == "isoflop" and summaries["isoflop"]["n"] and "parametric" in summaries
+        return approach, f"{reason} {RULE}" if default else reason
     if not usable:
         return None
     few_minima = n_minima < MIN_MINIMA

@@ -91,8 +91,7 @@ def fit_parametric(
         warnings.append(
             f"ill-conditioned: the condition number is {certificate['condition_number']:.3g} (limit "
             f"{ILL_CONDITIONED:g}), where a = {N_opt.exponent:.3f} is typically wrong by .05 or more, even if "
-            "its interval is narrower. Train some sizes at several tokens per parameter; until then prefer "
-            "approach 2."
+            "its interval is narrower. Train some sizes at several tokens per parameter."
         )
     outliers, of_outliers = _outliers(obs, law, solver, how)
     warnings += _misfit(robust_sd(residuals)) + of_outliers + repeats(obs)
@@ -136,8 +135,8 @@ def _misfit(sd: float) -> list[str]:
     return [
         f"the law fits these runs badly: its residuals have a robust standard deviation of {sd:.1%} of the "
         "loss; for runs of one data set and recipe it is usually below 1%. Check that all runs share one "
-        "data set, tokenizer, recipe and loss. If they do, prefer approach 2, or fit a "
-        "window of tokens per parameter, tokens_per_param=LOW,HIGH."
+        "data set, tokenizer, recipe and loss. If they do, fit a window of tokens per parameter, "
+        "tokens_per_param=LOW,HIGH."
     ]
 
 

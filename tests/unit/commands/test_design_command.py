@@ -29,6 +29,8 @@ def test_a_design_states_its_cost_and_benefit(say, fits):
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
     assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
+    assert "next runs, each chosen given those above it, of" in out
+    assert "narrows: the reduction that each run adds to those above it" in out
 
 
 def test_a_run_proposed_twice_needs_another_seed(say, fits):

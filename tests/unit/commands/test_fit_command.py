@@ -148,6 +148,19 @@ def test_fits_of_another_version_are_not_replaced(fit, tmp_path):
     assert fit(good(), "approaches=parametric").code == 0  # of this version: fitted again
 
 
+def test_fits_are_not_replaced_by_refusals(fit, tmp_path):
+    """If no approach has an answer, the files of earlier fits keep their bytes."""
+    assert fit(good(), "approaches=parametric").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "fits").iterdir()}
+    for words in ("format=text", "format=json"):
+        said = fit(good()[:3], "approaches=parametric", words)
+        assert said.code == 3
+        assert (said.out + said.err).count("The fits already in fits were kept") == 1
+        assert "wrote" not in said.out
+        assert {path: path.read_bytes() for path in (tmp_path / "fits").iterdir()} == before
+    assert said.json["approaches"]["parametric"]["status"] == "refused"
+
+
 # ------------------------------------------------------------------ what cannot answer
 
 

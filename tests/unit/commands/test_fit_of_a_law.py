@@ -165,6 +165,21 @@ def test_fit_of_a_sweep_writes_into_its_folder(say, sweep_dir):
     assert len(rows) == 5
 
 
+def test_the_fit_of_a_sweep_states_its_loss(say, sweep_dir):
+    said = say("fit sweep n_bootstrap=0 approaches=[parametric]").out
+    assert "\nloss=train: the final training loss, smoothed, was fitted.\n" in said
+
+
+@pytest.mark.parametrize(
+    "word", ["flop_convention=six_nd", "n_convention=total", "columns.N=size", "duplicates=refuse"]
+)
+def test_settings_of_tables_are_refused_for_a_sweep(say, sweep_dir, word):
+    said = say(f"fit sweep {word}")
+    key = word.split("=")[0].partition(".")[0]
+    one_line(said, 2, "no effect for a sweep (sweep_dir=sweep)", f"Leave out {key}=.")
+    assert not (sweep_dir / "fits").exists()
+
+
 def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     """Fits of a run that this sweep does not have, and of another final loss of one it has."""
     for path in sweep_dir.glob("runs/*"):  # so tiny that the law's losses are over 15 nats

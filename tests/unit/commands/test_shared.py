@@ -44,6 +44,22 @@ def test_a_folder_that_is_no_sweep_is_refused_with_the_one_that_may_be_meant(say
         one_line(say(f"{command} {word}"), 2, *parts, "chinchilla sweep")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["predict runs.csv 1e22", "design runs.csv 1e22", "diagnose runs.csv", "report runs.csv"],
+)
+def test_a_table_in_place_of_fits_is_to_be_fitted_first(say, fits, words):
+    part = "runs.csv is a table of runs. Fit it first: chinchilla fit runs.csv out_dir=FOLDER\n"
+    one_line(say(words), 2, part)
+
+
+def test_a_file_that_is_no_file_of_fits_is_refused_without_names_of_classes(say, fits):
+    (fits / "frontier.json").write_text("{}")
+    said = say("predict fits 1e22")
+    one_line(said, 2, "fits/frontier.json states no schema, so chinchilla did not write it")
+    assert "FrontierFile" not in said.err
+
+
 def test_a_table_that_does_not_exist_is_refused_with_the_nearest(say, fits):
     one_line(say("fit rums.csv"), 2, "rums.csv", "Did you mean runs.csv?")
 

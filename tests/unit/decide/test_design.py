@@ -126,6 +126,22 @@ def test_each_run_narrows_the_interval_and_stays_in_its_limits(sweep, fitted):
         assert pytest.approx(6 * run.N * run.D, rel=1e-9) == run.C
 
 
+def test_a_run_that_adds_nothing_is_not_proposed(sweep, fitted, monkeypatch):
+    """What is left is measured without it: the reductions still add up to the total."""
+    every = proposed(fitted, sweep, n_runs=5).steps
+    least = sorted(step.narrows for step in every)[1]
+    monkeypatch.setattr("chinchilla.decide.design.MIN_NARROWS", 1.01 * least)
+    found = proposed(fitted, sweep, n_runs=5)
+    assert 0 < len(found.steps) < 5
+    assert all(step.narrows >= 1.01 * least for step in found.steps)
+    assert found.steps[-1].spent == pytest.approx(sum(step.run.C for step in found.steps))
+    narrowed = 1 - np.log(found.steps[-1].width) / np.log(found.width)
+    assert sum(step.narrows for step in found.steps) == pytest.approx(narrowed)
+    monkeypatch.setattr("chinchilla.decide.design.MIN_NARROWS", 0.9)
+    with pytest.raises(Refusal, match="no run narrows the 80% interval by"):
+        proposed(fitted, sweep, n_runs=5)
+
+
 @pytest.mark.parametrize(("ratios", "at_an_edge"), [((0.0, 0.0), 1), ((1.0, 1000.0), 0)])
 def test_proposed_runs_do_not_end_in_the_corners_of_their_limits(sweep, fitted, ratios, at_an_edge):
     """On both sides of the best size, far above the cheapest C; with wide limits at none of them."""

@@ -1,6 +1,9 @@
 """Files of other programs: encodings, delimiters, comments, conventions; errors name the line."""
 
+import bz2
+import gzip
 import io
+import lzma
 
 import numpy as np
 import pytest
@@ -154,6 +157,20 @@ def test_a_header_alone_is_refused(csv):
 )
 def test_a_file_that_is_not_utf8_text_is_refused(csv, content):
     with pytest.raises(InputError, match=r"observations=.*runs.csv is not a text file in UTF-8"):
+        csv(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (gzip.compress(BUDGET_RUNS.encode()), "gzip"),
+        (lzma.compress(BUDGET_RUNS.encode()), "xz"),
+        (bz2.compress(BUDGET_RUNS.encode()), "bzip2"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
+    ],
+)
+def test_a_compressed_file_is_recognised(csv, content, name):
+    with pytest.raises(InputError, match=rf"runs.csv is compressed \({name}\). Decompress it"):
         csv(content)
 
 

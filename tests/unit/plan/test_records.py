@@ -238,7 +238,7 @@ def test_a_result_with_a_spec_of_another_schema_is_refused(tmp_path, result):
 def test_a_missing_schema_is_refused(spec):
     value = spec.to_dict()
     del value["schema"]
-    with pytest.raises(InputError, match="RunSpec of schema None"):
+    with pytest.raises(InputError, match="here states no schema, so chinchilla did not write it"):
         RunSpec.from_dict(value, "here")
 
 

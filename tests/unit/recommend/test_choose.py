@@ -127,5 +127,7 @@ def test_the_decision_follows_from_held_out_errors_and_the_number_of_minima(
     decision = decide({name: {"N": line} for name in summaries}, summaries, n_minima, True)
     assert decision is not None
     assert decision[0] == approach
+    rule = "Approach 2 is the default; approach 3 replaces it only if both of its errors are below 0.8 times"
+    assert (rule in decision[1]) == (approach == "isoflop" and three is not None)
     steep = {"isoflop": {"N": replace(line, members=[[0.0, 1.1]])}}
     assert decide(steep, summaries, n_minima, True) is None
