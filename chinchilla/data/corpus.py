@@ -48,13 +48,17 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
 
 
 def _read_text(corpus: SourceConfig) -> Iterator[str]:
-    """One document per file, or per part between separator lines; newlines are kept."""
+    """One document per file, or per part between separator lines; newlines are kept.
+
+    A file without text is one empty document, so that it is counted.
+    """
     separator = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
         part: list[str] = []
-        size = 0
+        size, has_text = 0, False
         for line in _lines(path):
             size += len(line)
+            has_text = has_text or bool(line.strip())
             if separator is not None and line.strip() == separator:
                 yield from _document(part)
                 part, size = [], 0
@@ -63,6 +67,8 @@ def _read_text(corpus: SourceConfig) -> Iterator[str]:
             if size > MAX_DOCUMENT:
                 raise _too_long(path, "set corpus.separator")
         yield from _document(part)
+        if not has_text:
+            yield ""
 
 
 def _document(lines: list[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +194,11 @@ class Manifest:
                 raise DataError(
                     f"{path} {problem}. Move the folder away, and prepare the data again (chinchilla data)."
                 )
+
+
+def dropped_text(dropped: Mapping[str, int]) -> str:
+    """`2 empty, 1 duplicate`: documents left out, by reason; "" if none."""
+    return ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items() if n)
 
 
 def _advice(data_dir: Path) -> str:
