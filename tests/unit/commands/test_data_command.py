@@ -185,3 +185,10 @@ def test_a_corpus_of_one_empty_file_is_refused_with_the_count(tmp_path, capsys):
         == 2
     )
     assert "has no text: left out 1 empty in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.txt", "text"), ("b.jsonl.gz", "jsonl")])
+def test_a_folder_in_place_of_an_action_is_answered_with_the_settings(tmp_path, capsys, name, kind):
+    (tmp_path / name).touch()
+    assert main(["data", str(tmp_path)]) == 2
+    assert f"Give it as corpus={kind} corpus.paths={tmp_path}." in capsys.readouterr().err
