@@ -119,7 +119,9 @@ def _lines(path: Path) -> Iterator[str]:
         raise _not_utf8(f"{path} line {number}", error) from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        advice = " Decompress it first: zstd -d --long=31." if "too much memory" in reason else ""
+        advice = "" if isinstance(error, OSError) and error.errno else " Copy or compress it again."
+        if "too much memory" in reason:
+            advice = " Decompress it first: zstd -d --long=31."
         raise DataError(f"{path} cannot be read after line {number} ({reason}).{advice}") from None
 
 

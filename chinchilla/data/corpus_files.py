@@ -315,7 +315,17 @@ def _exists(entry: os.DirEntry[str]) -> bool:
     return True
 
 
+def _is_loop(link: Path) -> bool:
+    try:
+        os.stat(link)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def _broken(links: list[Path]) -> DataError:
+    if loops := [link for link in links if _is_loop(link)]:
+        return DataError(f"{_named(loops)}: a link to itself (loop). Remove the link.")
     return DataError(
         f"{_named(links)}: a link to a file that does not exist. Restore the file (of git-annex: git annex "
         "get), or remove the link."

@@ -207,6 +207,12 @@ def test_a_document_of_many_lines_that_does_not_fit_is_refused(tmp_path, monkeyp
     assert len(read(tmp_path / "a.txt", "text", separator="blank")) == 5_000
 
 
+def test_a_truncated_file_is_to_be_copied_again(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(GZIP_CUT)
+    with pytest.raises(DataError, match=r"\)\. Copy or compress it again\.$"):
+        read(tmp_path, "jsonl")
+
+
 def test_a_pipe_is_refused(tmp_path):
     """Reading it would block, and it could not be read again for its hash."""
     os.mkfifo(tmp_path / "a.txt")
