@@ -1,7 +1,7 @@
 """`chinchilla COMMAND [word ...] [key=value ...]`: argv -> Hydra -> dataclass -> command.
 
-Exit codes: 0 ok, 1 a run failed, 2 bad input (one line says what was given, why it is refused and
-what to do), 3 refused, 75 stopped or unfinished: run the same command again.
+Exit codes: 0 ok, 1 a run failed (of `train`, or diverged), 2 bad input (one line says what was given,
+why it is refused and what to do), 3 refused, 75 stopped or unfinished: run the same command again.
 """
 
 import inspect
@@ -87,7 +87,7 @@ def usage() -> str:
         "",
         "chinchilla COMMAND --help lists the settings of a command with their values.",
         "Numbers may end in k, M, B or T: 32k, 300M, 20B, 1.5T.",
-        "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, "
+        "Exit codes: 0 ok, 1 a run failed (or, of train, diverged), 2 bad input, 3 refused, "
         f"{EXIT_AGAIN} stopped or unfinished: run the same command again.",
     ]
     return "\n".join(lines)

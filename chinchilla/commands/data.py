@@ -1,6 +1,7 @@
 """`chinchilla data`, and the table of sources that `plan`, `sweep` and `train` print."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,7 @@ def _overlap(command: config.DataCommand) -> int:
 def _prepare(command: config.DataCommand) -> int:
     """Prepare a token folder and print its contents."""
     from chinchilla.commands.progress import stage_progress
+    from chinchilla.data.manifest import dropped_text
     from chinchilla.data.prepare.pipeline import prepare
 
     folder = Path(command.data_dir).expanduser()
@@ -124,10 +126,12 @@ def _prepare(command: config.DataCommand) -> int:
     train, validation = manifest.splits["train"], manifest.splits["validation"]
     if manifest.already_prepared:
         print_message("already prepared, nothing to do:")
+    dropped = sum((Counter(source.dropped) for source in manifest.sources), Counter[str]())
+    left_out = f" Documents left out: {dropped_text(dropped)}." if dropped else ""
     print_message(
         f"{folder}: data_id {manifest.data_id}. Training: {train.tokens:,} tokens in {train.documents:,} "
         f"documents; validation: {validation.tokens:,} tokens in {validation.documents:,} documents. "
-        f"Tokenizer: {manifest.tokenizer.vocab_size:,} pieces, {train.bytes / train.tokens:.3f} bytes per token."
+        f"Tokenizer: {manifest.tokenizer.vocab_size:,} pieces, {train.bytes / train.tokens:.3f} bytes per token.{left_out}"
     )
     if not manifest.tokenizer.lossless:
         print_message(

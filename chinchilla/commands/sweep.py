@@ -197,7 +197,7 @@ def retry(command: config.RetryCommand) -> int:
         print_message(f"  {run_id}")
     if result["again"]:
         print_message(
-            f"Launch them in {sweep_dir} with the same sweep command. Their old files are kept under "
+            f"Launch them in {sweep_dir} with the same command as before. Their old files are kept under "
             "other names, such as result-failed-1.json."
         )
     return 0

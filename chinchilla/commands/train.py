@@ -7,6 +7,7 @@ from chinchilla import config
 from chinchilla.commands.data import show_use
 from chinchilla.commands.plan import check_plan, chosen_precision, open_tokens
 from chinchilla.commands.shared import print_json
+from chinchilla.core.errors import EXIT_FAILED, EXIT_OK
 from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.grid import build_shape, plan_run
@@ -15,7 +16,10 @@ from chinchilla.sweep.run_files import has_result
 
 
 def train(command: config.TrainCommand) -> int:
-    """Train one model, and no other run of its folder; a finished run is not trained again."""
+    """Train one model, and no other run of its folder; a finished run is not trained again.
+
+    The exit code of a run that diverged is 1. In a sweep, a diverged run is a result, and the code is 0.
+    """
     from chinchilla.sweep.launch import launch
 
     tokens = open_tokens(command.data_dir, "model.vocab_size", command.model.vocab_size)
@@ -47,8 +51,10 @@ def train(command: config.TrainCommand) -> int:
     if code or not has_result(run_dir):
         return code
     result = RunResult.load(run_dir)
+    code = EXIT_FAILED if result.status == "diverged" else EXIT_OK
     if command.format == "json":
-        return print_json(dataclasses.asdict(result))
+        print_json(dataclasses.asdict(result))
+        return code
     loss = result.reason
     if result.final_loss is not None:
         se = "" if result.final_loss_se is None else f" ± {result.final_loss_se:.4f}"
@@ -58,4 +64,4 @@ def train(command: config.TrainCommand) -> int:
         f"{spec.run_id} (recipe={spec.recipe}): {result.status}, {loss}; {validation or 'no validation loss'}. "
         f"{run_dir / 'result.json'}"
     )
-    return 0
+    return code

@@ -1,7 +1,10 @@
 """Settings of `chinchilla data`: sources and tokenizer."""
 
 import re
+import shlex
 from dataclasses import dataclass, field, fields
+from itertools import islice
+from pathlib import Path
 
 from chinchilla.config import checks
 from chinchilla.config.setting import Config, setting
@@ -166,6 +169,18 @@ class TokenizerConfig(Config, prefix="tokenizer."):
     )
 
 
+def _check_action(key: str, value: str) -> None:
+    """Refuse a file or folder in place of an action, with the settings that read it."""
+    path = Path(value).expanduser()
+    if value in ACTIONS or not path.exists():
+        return
+    files = islice(path.rglob("*"), 10_000) if path.is_dir() else [path]
+    found = {_suggested([each.name]) for each in files} - {""}
+    names = [name for name in SUFFIXES if name in found] or list(SUFFIXES)
+    given = " or ".join(f"corpus={name} corpus.paths={shlex.quote(value)}" for name in names)
+    raise InputError(f"{value} is text, not an action. Give it as {given}.")
+
+
 @dataclass(kw_only=True)
 class DataCommand(Config, words=("action", "against")):
     """`chinchilla data`: documents -> tokenizer -> token shards.
@@ -176,7 +191,7 @@ class DataCommand(Config, words=("action", "against")):
     """
 
     corpus: CorpusConfig
-    action: str = setting("prepare", "Action to perform.", choices=ACTIONS)
+    action: str = setting("prepare", "Action to perform.", choices=ACTIONS, check=_check_action)
     against: list[str] = setting([], "overlap: evaluation files, one item per line.")
     ngram: int = setting(13, "overlap: words per n-gram.", above=0)
     column: str = setting(

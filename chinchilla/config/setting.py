@@ -124,14 +124,14 @@ def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
     """
     if metadata["optional"] and (value is None or value == 0 or value == ""):
         return
+    if check := metadata["check"]:
+        check(key, value)
     if choices := metadata["choices"]:
         require_choice(key, value, choices)
     if metadata["whole"]:
         require_whole(key, value)
     if bounds := metadata["bounds"]:
         require_number(key, value, **bounds, hint=metadata["hint"])
-    if check := metadata["check"]:
-        check(key, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}={value} is not a finite number.")
 

@@ -108,8 +108,12 @@ def _with_keys(command: str, words: Sequence[str]) -> list[str]:
     free = list(COMMANDS[command].words)
     keyed: list[str] = []
     lists: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("-") or _KEY.match(word) or not free or _is_key(command, word, free[0]):
+    for before, word in zip(["", *words], words, strict=False):
+        if word in SUFFIXES and _is_number(before.rpartition("=")[2]) and not Path(word).exists():
+            raise InputError(f"{before} {word}: write {before}{word}, without a space.")
+        is_option = word.startswith("-") and not _is_number(word)
+        has_key = _KEY.match(word) and not _is_path(command, word)
+        if is_option or has_key or not free or _is_key(command, word, free[0]):
             keyed.append(word)
             continue
         of_kind = [name for name in free if _takes_numbers(settings, name) == _is_number(word)]
@@ -125,6 +129,15 @@ def _with_keys(command: str, words: Sequence[str]) -> list[str]:
         texts = values if settings[key].element is not str else map(quoted, values)
         keyed.append(f"{key}=[{','.join(texts)}]")
     return keyed
+
+
+def _is_path(command: str, word: str) -> bool:
+    """Whether a word with = is a file or folder, and the part before = is no key of the command."""
+    key = word.partition("=")[0]
+    settings = settings_of(COMMANDS[command])
+    known = {s.key for s in settings} | set(groups_of(command))
+    pairs = any(s.type is dict and key.startswith(f"{s.key}.") for s in settings)
+    return key not in known and not pairs and Path(word).exists()
 
 
 def _is_key(command: str, word: str, first: str) -> bool:
@@ -162,6 +175,10 @@ def _override(command: str, word: str, folders: list[Path]) -> str:
     settings = {s.key: s for s in settings_of(COMMANDS[command])}
     groups = groups_of(command)
     if not equals:
+        kinds = {"sweep_dir|observations": "one table of runs or one folder of a sweep"}
+        if (taken := COMMANDS[command].words) and Path(word).exists():
+            shown = kinds.get(taken[0], " ".join(words_usage(command)))
+            raise InputError(f"{word}: `chinchilla {command}` accepts {shown}. Omit the others.")
         hint = f" Write {word}=VALUE." if word in (*settings, *groups) else ""
         hint = hint or nearest(word, [*settings, *groups])
         raise InputError(f"{word!r} is not key=value.{hint}")
@@ -245,6 +262,12 @@ def _number(setting: Setting, text: str) -> str:
     """
     found = _NUMBER.fullmatch(text.strip())
     if not found:
+        joined = "".join(text.split())
+        if joined != text.strip() and (of := _NUMBER.fullmatch(joined)) and of[3] in SUFFIXES:
+            raise InputError(f"{setting.key}={text.strip()}: write {joined}, without a space.")
+        is_word = re.fullmatch(r"[^\W\d]+", text.strip())
+        if setting.type is list and is_word and is_word[0].lower() not in ("null", "nan", "inf"):
+            raise InputError(f"{setting.key}: {is_word[0]} is not a number.")
         return text  # an error of Hydra, unless it is null
     digits, exponent, suffix = found.groups()
     if suffix and suffix not in SUFFIXES:

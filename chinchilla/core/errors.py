@@ -86,8 +86,16 @@ class Problems:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean X?" for the known word closest to `word`, or ""."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    """ " Did you mean X?" for the known word closest to `word`, or "".
+
+    For GROUP.KEY, words of the same group come first: those close to KEY, then those that end in _KEY.
+    """
+    known, (group, _, key) = list(known), word.partition(".")
+    of_group = [each.partition(".")[2] for each in known if key and each.startswith(f"{group}.")]
+    ends = [each for each in of_group if each.endswith(f"_{key}")]
+    if close := difflib.get_close_matches(key, of_group, n=1, cutoff=0.6) or ends[:1]:
+        return f" Did you mean {group}.{close[0]}?"
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" Did you mean {matches[0]}?" if matches else ""
 
 

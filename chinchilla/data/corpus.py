@@ -48,13 +48,17 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
 
 
 def _read_text(corpus: SourceConfig) -> Iterator[str]:
-    """One document per file, or per part between separator lines; newlines are kept."""
+    """One document per file, or per part between separator lines; newlines are kept.
+
+    A file without text is one empty document, so that it is counted.
+    """
     separator = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
         part: list[str] = []
-        size = 0
+        size, has_text = 0, False
         for line in _lines(path):
             size += len(line)
+            has_text = has_text or bool(line.strip())
             if separator is not None and line.strip() == separator:
                 yield from _document(part)
                 part, size = [], 0
@@ -63,6 +67,8 @@ def _read_text(corpus: SourceConfig) -> Iterator[str]:
             if size > MAX_DOCUMENT:
                 raise _too_long(path, "set corpus.separator")
         yield from _document(part)
+        if not has_text:
+            yield ""
 
 
 def _document(lines: list[str]) -> Iterator[str]:
@@ -113,7 +119,9 @@ def _lines(path: Path) -> Iterator[str]:
         raise _not_utf8(f"{path} line {number}", error) from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        advice = " Decompress it first: zstd -d --long=31." if "too much memory" in reason else ""
+        advice = "" if isinstance(error, OSError) and error.errno else " Copy or compress it again."
+        if "too much memory" in reason:
+            advice = " Decompress it first: zstd -d --long=31."
         raise DataError(f"{path} cannot be read after line {number} ({reason}).{advice}") from None
 
 

@@ -131,6 +131,32 @@ def _compare_with_read(source: SourceConfig, found: Found) -> None:
         )
 
 
+def refuse_source_folder(data_dir: Path, sources: Iterable[SourceConfig]) -> None:
+    """Refuse a folder for tokens that is a folder of the text, lies in one that is read, or contains one.
+
+    A file that is named in corpus.paths may lie in the folder for tokens.
+
+    Raises:
+        DataError: naming both folders.
+    """
+    target = data_dir.resolve()
+    for source in sources:
+        if source.format == "embedded":
+            continue
+        names = [source.hub_name] if source.format == "hub" else source.paths
+        given = [Path(name).expanduser() for name in names]
+        read = {path for path in given if path.is_dir()}
+        read |= {Path(*p.parts[: p.parts.index("**")]) for p in given if "**" in p.parts}
+        holds = {path.parent for path in _find(source).files if path not in given}
+        for folder in sorted(read | holds):
+            real = folder.resolve()
+            if real.is_relative_to(target) or (folder in read and target.is_relative_to(real)):
+                raise DataError(
+                    f"data_dir={data_dir} would put tokens beside the text that is read from {folder}. "
+                    "Choose a data_dir outside of the text's folder that does not contain it."
+                )
+
+
 def hub_settings(source: SourceConfig) -> dict[str, Any]:
     """The arguments of `datasets.load_dataset` that choose a data set."""
     return {
@@ -289,7 +315,17 @@ def _exists(entry: os.DirEntry[str]) -> bool:
     return True
 
 
+def _is_loop(link: Path) -> bool:
+    try:
+        os.stat(link)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
 def _broken(links: list[Path]) -> DataError:
+    if loops := [link for link in links if _is_loop(link)]:
+        return DataError(f"{_named(loops)}: a link to itself (loop). Remove the link.")
     return DataError(
         f"{_named(links)}: a link to a file that does not exist. Restore the file (of git-annex: git annex "
         "get), or remove the link."

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -143,8 +144,7 @@ class Manifest:
         path = data_dir / MANIFEST
         if not os.path.exists(path):  # Path.exists raises in a folder without search permission
             raise DataError(
-                f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}). "
-                f"Prepare them first: chinchilla data corpus=sotu {shlex.quote(f'data_dir={data_dir}')}"
+                f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}).{_advice(data_dir)}"
             )
         advice = "Prepare the data in another data_dir."
         try:
@@ -194,6 +194,24 @@ class Manifest:
                 raise DataError(
                     f"{path} {problem}. Move the folder away, and prepare the data again (chinchilla data)."
                 )
+
+
+def dropped_text(dropped: Mapping[str, int]) -> str:
+    """`2 empty, 1 duplicate`: documents left out, by reason; "" if none."""
+    return ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in dropped.items() if n)
+
+
+def _advice(data_dir: Path) -> str:
+    """How to obtain tokens; a folder with other files is not suggested, but its token folders are."""
+    try:
+        names = [each for each in os.listdir(data_dir) if not each.startswith(".")]
+    except OSError:
+        names = []
+    if not names:
+        return f" Prepare them first: chinchilla data corpus=sotu {shlex.quote(f'data_dir={data_dir}')}"
+    near = [str(data_dir / n) for n in sorted(names) if os.path.isfile(data_dir / n / MANIFEST)]
+    found = f" Token folders in it: {', '.join(near[:4])}." if near else ""
+    return f"{found} Prepare tokens with: chinchilla data corpus=... data_dir=ANOTHER_FOLDER"
 
 
 def _merged(splits: list[Split]) -> Split:

@@ -118,6 +118,8 @@ def overlap(
         nothing = f"corpus 'against' has no documents in {file}."
         message = str(error).replace(nothing, f"{file} has no text.")
         raise DataError(message.replace("Set corpus.column.", "Set column=.")) from None
+    if not items:
+        raise DataError(f"{file} has no text.")
     ngrams = np.unique(np.concatenate(items))
     if not len(ngrams):
         raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
@@ -178,7 +180,8 @@ def _texts(file: Path, column: str) -> Iterator[str]:
     source = SourceConfig(name="against", format=(kinds or ["text"])[0], paths=[str(file)])
     if source.format != "text":
         source.column = column
-    return read_documents(source)
+        return read_documents(source)
+    return filter(None, read_documents(source))  # an empty file is no item
 
 
 def save_overlap(data_dir: Path, file: Path, report: dict[str, Any]) -> None:

@@ -80,6 +80,7 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("fitt", ["'fitt'", "Did you mean fit?", "Commands: data, plan"]),
         ("zzz", ["'zzz'. Commands"]),
         ("plan gird.span=2", ["plan has no key 'gird.span'", "Did you mean grid.span?"]),
+        ("plan recipe.lr=0.1", ["no key 'recipe.lr'", "Did you mean recipe.peak_lr?"]),
         ("plan +grid.foo=3", ["no key '+grid.foo'"]),
         ("plan hydra.run.dir=x", ["no key 'hydra.run.dir'"]),
         ("plan grid.spam", ["'grid.spam' is not key=value", "Did you mean grid.span?"]),

@@ -26,7 +26,7 @@ from chinchilla.core.files import (
     writable_dir,
     write_text,
 )
-from chinchilla.data.corpus_files import find_files
+from chinchilla.data.corpus_files import find_files, refuse_source_folder
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo
 from chinchilla.data.prepare import stages
@@ -237,7 +237,8 @@ def _opened(command: DataCommand) -> Iterator[Path]:
     """The folder data_dir, locked. A call that fails and leaves no file in it removes what it created.
 
     Raises:
-        DataError: a file or folder of the corpus, or the tokenizer given, cannot be read.
+        DataError: a file or folder of the corpus, or the tokenizer given, cannot be read; or data_dir is
+            a folder of the text.
         InputError: data_dir is not writable, or in use.
     """
     for source in command.corpus.each():
@@ -245,6 +246,8 @@ def _opened(command: DataCommand) -> Iterator[Path]:
     if command.tokenizer.model:  # before the text is read
         Tokenizer.load(Path(command.tokenizer.model).expanduser())
     data_dir = Path(command.data_dir).expanduser()
+    if not os.path.lexists(data_dir / MANIFEST):  # with one, nothing is written
+        refuse_source_folder(data_dir, command.corpus.each())
     created = [path for path in (data_dir, *data_dir.parents) if not os.path.lexists(path)]
     writable_dir(data_dir, "data_dir")
     with _locked(data_dir), _disk_errors(data_dir):

@@ -19,7 +19,7 @@ from chinchilla.core.errors import DataError
 from chinchilla.core.files import atomic_write
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.corpus_files import corpus_files, find_files
-from chinchilla.data.manifest import SPLITS, Source
+from chinchilla.data.manifest import SPLITS, Source, dropped_text
 from chinchilla.data.mixture import whole_parts
 from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool
 from chinchilla.data.prepare.shuffle_dedup import (
@@ -73,7 +73,10 @@ def _check_splits(source: SourceConfig, counts: SourceCounts, fraction: float) -
     """Check that the source has a document in each split."""
     name = "the corpus" if isinstance(source, CorpusConfig) else f"source {source.name!r}"
     if counts.written == 0:
-        raise DataError(f"{name} has no text: dropped {counts.dropped}.")
+        where = f" in {', '.join(source.paths[:4])}" if source.paths else ""
+        raise DataError(
+            f"{name} has no text: left out {dropped_text(counts.dropped)}{where}. Give files with text."
+        )
     if counts.lowest == counts.highest:
         raise DataError(
             f"{name} is one document, and both the training and the validation split need one. "

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.plan.records import RunSpec
@@ -59,7 +60,8 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
         for r in status.rows
         if r.state in ("failed", "diverged") or (r.state in ("waiting", "running") and r.reason)
     ]
-    sections = {"runs with errors (details: chinchilla logs run=ID)": problems}
+    details = f"chinchilla logs {shell_word(sweep_dir)} run=ID"
+    sections = {f"runs with errors (details: {details})": problems}
     unstarted = (jobs_in_queue(sweep_dir) or {}).get("unstarted", [])
     sections["jobs without a worker"] = unstarted_lines(unstarted)
     sections |= {row["log"]: _tail(Path(row["log"])) for row in unstarted if row["log"]}

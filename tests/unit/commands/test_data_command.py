@@ -165,3 +165,30 @@ def test_a_given_tokenizer_is_measured_and_unchanged(world, tmp_path, capsys):
 def test_the_tokenizer_of_prepared_data_is_not_overwritten(world, capsys):
     assert main(["data", "tokenizer", *words(world)[1:]]) == 2
     assert "tokenizer.model exists and would be overwritten" in capsys.readouterr().err
+
+
+def test_blank_files_and_duplicates_are_counted_and_printed(tmp_path, capsys):
+    (tmp_path / "books").mkdir()
+    for i, text in enumerate(["", " \n\n", *documents(40), documents(1)[0]]):
+        (tmp_path / "books" / f"{i}.txt").write_text(text)
+    data = ["data", "corpus=text", f"corpus.paths={tmp_path}/books", "tokenizer.vocab_size=300"]
+    assert main([*data, "validation_fraction=0.2", f"data_dir={tmp_path}/d"]) == 0
+    assert capsys.readouterr().out.endswith("Documents left out: 1 duplicate, 2 empty.\n")
+    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert record["sources"][0]["dropped"] == {"duplicate": 1, "empty": 2, "not_unicode": 0}
+
+
+def test_a_corpus_of_one_empty_file_is_refused_with_the_count(tmp_path, capsys):
+    (tmp_path / "a.txt").touch()
+    assert (
+        main(["data", "corpus=text", f"corpus.paths={tmp_path}/a.txt", f"data_dir={tmp_path}/d"])
+        == 2
+    )
+    assert "has no text: left out 1 empty in " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.txt", "text"), ("b.jsonl.gz", "jsonl")])
+def test_a_folder_in_place_of_an_action_is_answered_with_the_settings(tmp_path, capsys, name, kind):
+    (tmp_path / name).touch()
+    assert main(["data", str(tmp_path)]) == 2
+    assert f"Give it as corpus={kind} corpus.paths={tmp_path}." in capsys.readouterr().err

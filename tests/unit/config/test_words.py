@@ -72,6 +72,16 @@ def test_a_word_is_taken_literally(name):
     assert compose("compare", [name, "b"]).fits == [name, "b"]
 
 
+@pytest.mark.usefixtures("folder")
+def test_an_existing_file_with_an_equals_sign_is_a_word():
+    Path("my runs [1] 100% =e.csv").touch()
+    assert compose("fit", ["my runs [1] 100% =e.csv"]).observations == "my runs [1] 100% =e.csv"
+    Path("seed=3").touch()
+    assert compose("fit", ["table.csv", "seed=3"]).seed == 3  # a key of the command
+    with pytest.raises(InputError, match="write 20B, without a space"):
+        compose("flops", ["44m", "tokens=20 B"])
+
+
 def test_a_named_option_may_be_a_word():
     assert compose("plan", ["demo", "recipe=demo"]).grid.name == "demo"
     assert compose("sweep", ["demo"]).grid.name == "demo"
@@ -82,7 +92,12 @@ def test_a_named_option_may_be_a_word():
     ("line", "part"),
     [
         ("status runs/a sweep_dir=runs/b", "sweep_dir is given 2 times. Give it once."),
-        ("status runs/a runs/b", "'runs/b' is not key=value."),
+        ("status runs/a runs/b", "runs/b: `chinchilla status` accepts SWEEP_DIR. Omit"),
+        ("fit table.csv run.json", "run.json: `chinchilla fit` accepts one table of runs or one"),
+        ("predict fits 20 B", "20 B: write 20B"),
+        ("flops 44m tokens=20 B", "tokens=20 B: write tokens=20B"),
+        ("predict fits -1e22", "budget_flops=-1e+22 must be at least 1000"),
+        ("plan demo grid.budgets=[1e10,abc]", "grid.budgets: abc is not a number."),
         ("status watch", "'watch' is not key=value. Write watch=VALUE."),
         ("plan grid.spam", "'grid.spam' is not key=value. Did you mean grid.span?"),
         ("plan --multirun", "'--multirun' is not key=value."),
@@ -90,6 +105,7 @@ def test_a_named_option_may_be_a_word():
         ("predict runs/a runs/b", "budget_flops=[runs/b] must be a list"),
     ],
 )
+@pytest.mark.usefixtures("folder")
 def test_a_word_that_fits_nowhere_is_refused(line, part):
     command, *words = line.split()
     with pytest.raises(InputError) as error:

@@ -56,7 +56,7 @@ def test_compression_is_recognized_by_content(tmp_path, suffix):
     (tmp_path / "empty").write_bytes(PACK[suffix](b""))
     (tmp_path / "a.txt.gz").write_bytes(PACK[suffix](b"three"))
     corpus = CorpusConfig(format="text", paths=[str(tmp_path / x) for x in ("page", "empty")])
-    assert list(read_documents(corpus)) == ["one\ntwo"]
+    assert list(read_documents(corpus)) == ["one\ntwo", ""]
     assert read(tmp_path, "text") == ["three"]
 
 
@@ -126,7 +126,6 @@ ZSTD_DAMAGED = zstd(ROWS)[:20] + b"\xff" * 40
 LZ4 = bytes.fromhex("04224d186440a7")
 MALFORMED = {  # kind of file: name, content, part of the message
     "missing": ("x.txt", None, "x.txt does not exist"),
-    "empty": ("x.txt", b"", "x.txt."),
     "latin1": (
         "x.txt",
         b"abc\xe9d",
@@ -206,6 +205,12 @@ def test_a_document_of_many_lines_that_does_not_fit_is_refused(tmp_path, monkeyp
         read(tmp_path / "a.txt", "text")
     (tmp_path / "a.txt").write_text("a line\n\n" * 5_000)
     assert len(read(tmp_path / "a.txt", "text", separator="blank")) == 5_000
+
+
+def test_a_truncated_file_is_to_be_copied_again(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(GZIP_CUT)
+    with pytest.raises(DataError, match=r"\)\. Copy or compress it again\.$"):
+        read(tmp_path, "jsonl")
 
 
 def test_a_pipe_is_refused(tmp_path):

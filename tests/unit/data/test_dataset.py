@@ -132,6 +132,11 @@ def test_bytes_per_token_is_that_of_the_split(data):
 def test_folder_without_tokens(tmp_path):
     with pytest.raises(InputError, match=r"holds no prepared tokens"):
         TokenData.open(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "manifest.json").touch()
+    with pytest.raises(InputError, match=r"in it: .*/b\. .*corpus=\.\.\. data_dir=ANOTHER_FOLDER$"):
+        TokenData.open(tmp_path)
 
 
 @pytest.mark.parametrize(

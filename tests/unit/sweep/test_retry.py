@@ -169,3 +169,10 @@ def test_a_result_of_another_version_is_never_renamed(sweep: Path, capsys, whose
     assert code == 2
     assert "schema" in out
     assert path.read_text() == other
+
+
+def test_logs_name_the_whole_command_for_one_run(sweep: Path, capsys):
+    assert main(["logs", str(sweep)]) == 0
+    assert f"(details: chinchilla logs {sweep} run=ID)" in capsys.readouterr().out.replace(
+        "\n", " "
+    )

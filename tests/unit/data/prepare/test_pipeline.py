@@ -13,6 +13,7 @@ import data_corpora
 import pytest
 from data_corpora import command, decoded, documents, write_jsonl
 
+from chinchilla import cli
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
@@ -284,3 +285,27 @@ def test_embedded_corpus_with_512_pieces(tmp_path):
     )
     assert sum(s.documents for s in m.splits.values()) == 40
     assert 1.8 < m.splits["train"].bytes / m.splits["train"].tokens < 2.6
+
+
+@pytest.mark.parametrize(
+    ("paths", "data_dir"),
+    [
+        ("books", "books"),
+        ("books", "books/tokens"),
+        ("books", "."),
+        ("link", "books"),
+        ("books/*.txt", "books"),
+        ("**/*.txt", "tokens"),
+    ],
+)
+def test_tokens_beside_the_text_are_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, paths, data_dir
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "books").mkdir()
+    (tmp_path / "link").symlink_to("books")
+    (tmp_path / "books" / "a.txt").write_text("text")
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["data", "corpus=text", f"corpus.paths=[{paths}]", f"data_dir={data_dir}"]) == 2
+    assert "would put tokens beside the text" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -14,7 +14,7 @@ from chinchilla.data.prepare.stages import TrainingSample
     [
         (["only one"], "the corpus is one document"),
         (["same", "same", "same"], "the corpus is one document"),
-        (["", ""], "the corpus has no text: dropped"),
+        (["", ""], "the corpus has no text: left out 2 empty in .*a.jsonl"),
         (documents(3), "leaves the validation split of the 3 documents of the corpus empty"),
     ],
 )
