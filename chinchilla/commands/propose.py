@@ -56,7 +56,14 @@ def propose(command: config.PlanCommand) -> int:
     total = total_flops(command)
     # Rows are at most 2,048 tokens long; with shorter rows slightly more tokens can be used.
     available = command.epochs * tokens.epoch_tokens(2048) if tokens else math.inf
-    grid = propose_grid(total, recipe, vocab_size=vocab_size, available_tokens=available, name=name)
+    grid = propose_grid(
+        total,
+        recipe,
+        vocab_size=vocab_size,
+        available_tokens=available,
+        epochs=command.epochs,
+        name=name,
+    )
     specs = plan_grid(
         grid,
         recipe,
