@@ -102,7 +102,7 @@ def plan_run(
     if steps > MAX_STEPS:
         raise Refusal(
             f"N={count_label(n_params(shape))} at {D:.3g} tokens has {steps:,} steps of {recipe.batch_tokens:,} "
-            f"tokens with recipe={recipe.name}; at most {MAX_STEPS:,} are planned. Raise recipe.batch_tokens, or "
+            f"tokens with recipe={recipe.name}; at most {MAX_STEPS:,} are planned. Lower tokens, raise recipe.batch_tokens, or "
             "choose another recipe: recipe=step_law sets the batch of each run."
         )
     warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))
@@ -351,11 +351,13 @@ def check_tokens(
     allowed = epochs * available
     if longest.D > allowed:
         needed = math.ceil(longest.D / available)
-        advice = f"or allow repeats with epochs={needed}"
+        one = len(specs) == 1
+        fewer = "give fewer tokens=" if one else "drop small models from the largest budgets"
+        advice = f"Add text, {fewer}, or allow repeats with epochs={needed}"
         if needed > MAX_USEFUL_EPOCHS:
-            advice = f"or lower its budget: beyond {MAX_USEFUL_EPOCHS} epochs repeats have no value"
+            less = f"or {fewer}" if one else f"{fewer}, or lower its budget"
+            advice = f"Add text, {less}: beyond {MAX_USEFUL_EPOCHS} epochs repeats have no value"
         raise DataError(
             f"run {longest.run_id} needs {longest.D:.4g} tokens = {longest.D / available:.2f} epochs of the "
-            f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. Add text, "
-            f"drop small models from the largest budgets, {advice}."
+            f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. {advice}."
         )

@@ -295,6 +295,11 @@ def test_a_plan_whose_longest_run_needs_too_many_tokens_is_refused():
     with pytest.raises(DataError) as error:
         check_tokens(specs, available=1_000_000_000, epochs=1)
     assert specs[1].run_id in str(error.value)
+    assert "drop small models from the largest budgets" in str(error.value)
+    for available, advice in ((1e9, "or allow repeats with epochs=4."), (1e7, "beyond 40 epochs")):
+        with pytest.raises(DataError, match="give fewer tokens=") as one:
+            check_tokens(specs[1:2], available=int(available), epochs=1)
+        assert advice in str(one.value)
     assert "= 4.00 epochs of the 1e+09 tokens" in str(error.value)
     assert "epochs=4" in str(error.value)
 
