@@ -14,6 +14,7 @@ from chinchilla.commands.plan import open_tokens
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.config.compose import compose
+from chinchilla.config.words import choices
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
@@ -93,7 +94,11 @@ def propose(command: config.PlanCommand) -> int:
     if command.epochs != 1:
         data += f" epochs={command.epochs:g}"
     if command.save:
-        same = " with the same recipe" if chosen else ""
+        option = _cluster_option(command.cluster)
+        words += f" cluster={option}" if option else ""
+        kept = ["recipe"] if chosen else []
+        kept += ["cluster"] if option is None else []
+        same = f" with the same {' and '.join(kept)}" if kept else ""
         print_message(f"wrote {command.save}. Next{same}:")
         print(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
     else:
@@ -105,6 +110,16 @@ def propose(command: config.PlanCommand) -> int:
 def _defaults() -> config.PlanCommand:
     default: config.PlanCommand = compose("plan", [])
     return default
+
+
+def _cluster_option(cluster: config.ClusterConfig) -> str | None:
+    """The named option with these values, empty for the default; None if values were given beside it."""
+    if cluster == _defaults().cluster:
+        return ""
+    for name in choices("cluster"):
+        if compose("plan", [f"cluster={name}"]).cluster == cluster:
+            return name
+    return None
 
 
 def total_flops(command: config.PlanCommand) -> float:

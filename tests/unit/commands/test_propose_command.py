@@ -30,6 +30,24 @@ def test_a_proposal_names_its_parts_and_its_grid_plans_the_same_runs(say, tmp_pa
     assert 0.9 * 3e13 < sum(run["C"] for run in runs) <= 3e13
 
 
+@pytest.mark.parametrize(
+    ("cluster", "end"),
+    [
+        (
+            "cluster=demo",
+            "Next:\n  chinchilla sweep a/grid/b.yaml recipe=step_law cluster=demo grid.vocab_size=1024\n",
+        ),
+        (
+            "cluster.mfu=0.3",
+            "Next with the same cluster:\n  chinchilla sweep a/grid/b.yaml recipe=step_law grid.vocab_size=1024\n",
+        ),
+    ],
+)
+def test_the_next_command_names_the_chosen_cluster(say, tmp_path, cluster, end):
+    done = say(f"plan {SMALL} {cluster} save=a/grid/b.yaml")
+    assert done.out.endswith(end)
+
+
 @pytest.mark.slow
 def test_a_proposal_as_json(say):
     found = json.loads(say(f"plan {SMALL} format=json").out)
