@@ -19,7 +19,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
 from chinchilla.core.terminal import print_message
-from chinchilla.core.units import count, duration, number
+from chinchilla.core.units import count, device_hours, duration, number
 from chinchilla.decide.power import Power, expected_precision
 from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import plan_grid
@@ -171,7 +171,7 @@ def _show(
     rate = cluster.peak_flops * cluster.mfu
     spent = sum(s.C for s in specs)
     print_message(
-        f"Compute: {total:.3g} FLOPs ({number(total / rate / 3600)} device-hours at {cluster.mfu:.0%} of "
+        f"Compute: {total:.3g} FLOPs ({device_hours(total / rate / 3600)} at {cluster.mfu:.0%} of "
         f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {_share(spent / total)} of it."
     )
     if math.isfinite(available_tokens) and spent < SPENT * total:
@@ -205,8 +205,8 @@ def _show(
     print_message(
         f"Expected precision: of {power.n_sweeps} sweeps simulated with the loss law {power.law} and noise of "
         f"{power.noise:.1%} of the loss, 80% estimate a between {power.a[0]:.3f} and {power.a[2]:.3f} "
-        f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
-        f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
+        f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+z.0%} and "
+        f"{N_high:+z.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
     errors = "; ".join(_systematic(shift, error) for shift, error in power.systematic.items())
     print_message(f"Error that the grid itself has, without noise: {errors}.")
@@ -220,7 +220,7 @@ def _systematic(shift: float, error: tuple[float, float] | None) -> str:
         where = f"if it is {factor:g} times {word}"
     if error is None:
         return f"{where}, no fit: too few minima lie within the sizes"
-    return f"{where}, {error[0]:+.3f} in a and {error[1]:+.0%} in N_opt"
+    return f"{where}, {error[0]:+z.3f} in a and {error[1]:+z.0%} in N_opt"
 
 
 def _share(x: float) -> str:

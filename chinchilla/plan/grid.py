@@ -281,15 +281,16 @@ def _check_isoflop_sizes(curves: Sequence[_Curve], grid: GridConfig, problems: P
     for n, same in few.items():
         problems.errors.append(
             Refusal(
-                f"{where(same)}: {n} sizes, at least {grid.min_sizes} are needed to fit a parabola and "
+                f"{where(same)}: {n} size{'' if n == 1 else 's'}, at least {grid.min_sizes} are needed to fit a parabola and "
                 "estimate its error. Add sizes to grid.models."
             )
         )
     for (side, word), same in edges.items():
+        some = f"only {side}" if side else "none"
         problems.errors.append(
             Refusal(
                 f"{where(same)}: the optimum is expected at N={span([c.expected for c in same])} "
-                f"(grid.expected_*), and only {side} of the sizes {span([n for c in same for n in c.N])} are "
+                f"(grid.expected_*), and {some} of the sizes {span([n for c in same for n in c.N])} are "
                 f"{word}; {grid.min_side} are needed on each side. Add {word} models to grid.models, or drop "
                 f"{'these budgets' if len(same) > 1 else 'this budget'}."
             )

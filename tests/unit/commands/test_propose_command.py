@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import one_line
 
-from chinchilla.commands.propose import total_flops
+from chinchilla.commands.propose import _systematic, total_flops
 from chinchilla.config.compose import compose
 
 SMALL = "total_flops=3e13 grid.vocab_size=1024"
@@ -89,3 +89,7 @@ def test_an_existing_grid_is_not_overwritten(say, tmp_path):
     (tmp_path / "mine" / "grid" / "first.yaml").write_text("name: first\n")
     one_line(say(f"plan {SMALL} save=mine/grid/first.yaml"), 2, "exists")
     assert (tmp_path / "mine" / "grid" / "first.yaml").read_text() == "name: first\n"
+
+
+def test_an_error_that_rounds_to_zero_has_no_minus_sign():
+    assert _systematic(1, (-1e-5, -1e-5)).endswith("+0.000 in a and +0% in N_opt")

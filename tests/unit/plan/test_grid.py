@@ -246,7 +246,7 @@ def test_too_few_sizes_at_a_budget_are_refused():
 def test_a_budget_whose_optimum_is_not_bracketed_is_refused_with_the_missing_side(models, side):
     models = [m.replace("1.4b", "1.42b") for m in models]
     with pytest.raises(
-        Refusal, match=f"optimum is expected at N=910m .* only 0 .* are {side}; 2 .*Add {side}"
+        Refusal, match=f"optimum is expected at N=910m .* none .* are {side}; 2 .*Add {side}"
     ):
         expand(paper_grid(budgets=[1e20], models=models))
 
