@@ -23,7 +23,7 @@ SEQ_LENS = (2048, 1024, 512, 256, 128)
 ASPECT = 64  # d_model / n_layers of a proposed shape, as in the smaller rows of Table A9
 MIN_LAYERS = 2
 KV_SIZE = 64  # heads of narrow models are smaller, of others at least this wide
-VALUES = 80  # of the largest budget, in each decade
+VALUES = 200  # of the largest budget, in each decade
 LEAST_TOKENS, LEAST_COST = (
     0.35,
     1.05,
