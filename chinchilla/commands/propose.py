@@ -14,11 +14,12 @@ from chinchilla.commands.plan import open_tokens
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.config.compose import compose
+from chinchilla.config.words import choices
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
 from chinchilla.core.terminal import print_message
-from chinchilla.core.units import count, duration, number
+from chinchilla.core.units import count, device_hours, duration, number
 from chinchilla.decide.power import Power, expected_precision
 from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import plan_grid
@@ -56,7 +57,14 @@ def propose(command: config.PlanCommand) -> int:
     total = total_flops(command)
     # Rows are at most 2,048 tokens long; with shorter rows slightly more tokens can be used.
     available = command.epochs * tokens.epoch_tokens(2048) if tokens else math.inf
-    grid = propose_grid(total, recipe, vocab_size=vocab_size, available_tokens=available, name=name)
+    grid = propose_grid(
+        total,
+        recipe,
+        vocab_size=vocab_size,
+        available_tokens=available,
+        epochs=command.epochs,
+        name=name,
+    )
     specs = plan_grid(
         grid,
         recipe,
@@ -86,7 +94,11 @@ def propose(command: config.PlanCommand) -> int:
     if command.epochs != 1:
         data += f" epochs={command.epochs:g}"
     if command.save:
-        same = " with the same recipe" if chosen else ""
+        option = _cluster_option(command.cluster)
+        words += f" cluster={option}" if option else ""
+        kept = ["recipe"] if chosen else []
+        kept += ["cluster"] if option is None else []
+        same = f" with the same {' and '.join(kept)}" if kept else ""
         print_message(f"wrote {command.save}. Next{same}:")
         print(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
     else:
@@ -98,6 +110,16 @@ def propose(command: config.PlanCommand) -> int:
 def _defaults() -> config.PlanCommand:
     default: config.PlanCommand = compose("plan", [])
     return default
+
+
+def _cluster_option(cluster: config.ClusterConfig) -> str | None:
+    """The named option with these values, empty for the default; None if values were given beside it."""
+    if cluster == _defaults().cluster:
+        return ""
+    for name in choices("cluster"):
+        if compose("plan", [f"cluster={name}"]).cluster == cluster:
+            return name
+    return None
 
 
 def total_flops(command: config.PlanCommand) -> float:
@@ -149,7 +171,7 @@ def _show(
     rate = cluster.peak_flops * cluster.mfu
     spent = sum(s.C for s in specs)
     print_message(
-        f"Compute: {total:.3g} FLOPs ({number(total / rate / 3600)} device-hours at {cluster.mfu:.0%} of "
+        f"Compute: {total:.3g} FLOPs ({device_hours(total / rate / 3600)} at {cluster.mfu:.0%} of "
         f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {_share(spent / total)} of it."
     )
     if math.isfinite(available_tokens) and spent < SPENT * total:
@@ -183,8 +205,8 @@ def _show(
     print_message(
         f"Expected precision: of {power.n_sweeps} sweeps simulated with the loss law {power.law} and noise of "
         f"{power.noise:.1%} of the loss, 80% estimate a between {power.a[0]:.3f} and {power.a[2]:.3f} "
-        f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
-        f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
+        f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+z.0%} and "
+        f"{N_high:+z.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
     )
     errors = "; ".join(_systematic(shift, error) for shift, error in power.systematic.items())
     print_message(f"Error that the grid itself has, without noise: {errors}.")
@@ -198,7 +220,7 @@ def _systematic(shift: float, error: tuple[float, float] | None) -> str:
         where = f"if it is {factor:g} times {word}"
     if error is None:
         return f"{where}, no fit: too few minima lie within the sizes"
-    return f"{where}, {error[0]:+.3f} in a and {error[1]:+.0%} in N_opt"
+    return f"{where}, {error[0]:+z.3f} in a and {error[1]:+z.0%} in N_opt"
 
 
 def _share(x: float) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.core.table import BORDER, NONE, Table, with_interval_apart
 from chinchilla.core.terminal import print_message, stated_width, terminal_width, wrapped
-from chinchilla.core.units import byte_size, change, count, duration, number
+from chinchilla.core.units import byte_size, change, count, device_hours, duration, number
 from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
@@ -173,7 +173,7 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
     share = f"{len(left)} of {n} runs are left; their " if len(left) < n else ""
     price = f", {number(cost.price)} at {hourly:g} an hour" if hourly else ""
     print_message(
-        f"{share}cost: {cost.flops:.3g} FLOPs = {number(cost.device_hours)} device-hours at "
+        f"{share}cost: {cost.flops:.3g} FLOPs = {device_hours(cost.device_hours)} at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
         f"{duration(cost.seconds)} on {workers} workers, longest run {duration(cost.longest_run_seconds)}."
     )

@@ -31,6 +31,11 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
+def device_hours(x: float) -> str:
+    """Format a number of device-hours: 1 device-hour, 24 device-hours."""
+    return f"{number(x)} device-hour{'' if number(x) == '1' else 's'}"
+
+
 def change(x: float) -> str:
     """Format a relative change: +12.3%, -0.004%; as a factor from ten times on: 31x."""
     return f"{number(1 + x)}x" if x >= 9 else f"{round(100 * x, 3):+.3g}%"

@@ -102,7 +102,7 @@ def plan_run(
     if steps > MAX_STEPS:
         raise Refusal(
             f"N={count_label(n_params(shape))} at {D:.3g} tokens has {steps:,} steps of {recipe.batch_tokens:,} "
-            f"tokens with recipe={recipe.name}; at most {MAX_STEPS:,} are planned. Raise recipe.batch_tokens, or "
+            f"tokens with recipe={recipe.name}; at most {MAX_STEPS:,} are planned. Lower tokens, raise recipe.batch_tokens, or "
             "choose another recipe: recipe=step_law sets the batch of each run."
         )
     warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))
@@ -281,15 +281,16 @@ def _check_isoflop_sizes(curves: Sequence[_Curve], grid: GridConfig, problems: P
     for n, same in few.items():
         problems.errors.append(
             Refusal(
-                f"{where(same)}: {n} sizes, at least {grid.min_sizes} are needed to fit a parabola and "
+                f"{where(same)}: {n} size{'' if n == 1 else 's'}, at least {grid.min_sizes} are needed to fit a parabola and "
                 "estimate its error. Add sizes to grid.models."
             )
         )
     for (side, word), same in edges.items():
+        some = f"only {side}" if side else "none"
         problems.errors.append(
             Refusal(
                 f"{where(same)}: the optimum is expected at N={span([c.expected for c in same])} "
-                f"(grid.expected_*), and only {side} of the sizes {span([n for c in same for n in c.N])} are "
+                f"(grid.expected_*), and {some} of the sizes {span([n for c in same for n in c.N])} are "
                 f"{word}; {grid.min_side} are needed on each side. Add {word} models to grid.models, or drop "
                 f"{'these budgets' if len(same) > 1 else 'this budget'}."
             )
@@ -351,11 +352,13 @@ def check_tokens(
     allowed = epochs * available
     if longest.D > allowed:
         needed = math.ceil(longest.D / available)
-        advice = f"or allow repeats with epochs={needed}"
+        one = len(specs) == 1
+        fewer = "give fewer tokens=" if one else "drop small models from the largest budgets"
+        advice = f"Add text, {fewer}, or allow repeats with epochs={needed}"
         if needed > MAX_USEFUL_EPOCHS:
-            advice = f"or lower its budget: beyond {MAX_USEFUL_EPOCHS} epochs repeats have no value"
+            less = f"or {fewer}" if one else f"{fewer}, or lower its budget"
+            advice = f"Add text, {less}: beyond {MAX_USEFUL_EPOCHS} epochs repeats have no value"
         raise DataError(
             f"run {longest.run_id} needs {longest.D:.4g} tokens = {longest.D / available:.2f} epochs of the "
-            f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. Add text, "
-            f"drop small models from the largest budgets, {advice}."
+            f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. {advice}."
         )

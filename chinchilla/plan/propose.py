@@ -11,7 +11,7 @@ from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import n_params, shape_named
 from chinchilla.core.units import count
-from chinchilla.plan.grid import plan_grid
+from chinchilla.plan.grid import MAX_USEFUL_EPOCHS, plan_grid
 from chinchilla.plan.lr_rules import RULES
 
 STEP = math.sqrt(10)  # ratio of neighbouring budgets
@@ -23,6 +23,14 @@ SEQ_LENS = (2048, 1024, 512, 256, 128)
 ASPECT = 64  # d_model / n_layers of a proposed shape, as in the smaller rows of Table A9
 MIN_LAYERS = 2
 KV_SIZE = 64  # heads of narrow models are smaller, of others at least this wide
+VALUES = 200  # of the largest budget, in each decade
+LEAST_TOKENS, LEAST_COST = (
+    0.35,
+    1.05,
+)  # bounds of a grid's largest D and total C, over their estimates
+UNEVEN = (
+    1.7  # bound of the rounding of D and C between two largest budgets, as a factor of the budget
+)
 HORIZONS = (0.5, 1.0, 2.0)  # lengths for approach 1, over the optimal D/N
 
 
@@ -32,6 +40,7 @@ def propose_grid(
     *,
     vocab_size: int,
     available_tokens: float = math.inf,
+    epochs: float = 1,
     name: str = "proposed",
 ) -> GridConfig:
     """A grid of three to six budgets, as many as possible, whose runs spend at most `total_flops`.
@@ -43,50 +52,67 @@ def propose_grid(
         recipe: gives the batch size, directly or by its law, and with it the steps of a run.
         vocab_size: of the tokenizer; its embedding is part of N.
         available_tokens: D of the longest run; limits the largest budget.
+        epochs: passes over the text that available_tokens allows, for the message.
         name: of the grid.
 
     Raises:
         Refusal: fewer than three budgets can be trained.
     """
+
+    def fits(flops: float, tokens: float, vocab: int = vocab_size) -> bool:
+        return isinstance(_largest_grid(flops, recipe, vocab, tokens, name), GridConfig)
+
     found = _largest_grid(total_flops, recipe, vocab_size, available_tokens, name)
     if isinstance(found, GridConfig):
         return found
+    advice = []
+    if not fits(total_flops, math.inf):
+        advice.append("give more compute")
+    if math.isfinite(available_tokens) and not fits(math.inf, available_tokens):
+        found += f" The longest run may read {count(available_tokens)} tokens."
+        repeats = (k for k in (2, 4, 8, 16, 32) if k * epochs <= MAX_USEFUL_EPOCHS)
+        enough = next((k for k in repeats if fits(math.inf, k * available_tokens)), None)
+        advice.append(f"allow epochs={enough * epochs:g} or add text" if enough else "add text")
+    text = " and ".join(advice) or "give more compute or add text"
     smaller = (vocab_size >> k for k in range(1, 8) if vocab_size >> k >= 260)
     for vocab in smaller:
-        if isinstance(
-            _largest_grid(total_flops, recipe, vocab, available_tokens, name), GridConfig
-        ):
-            advice = f"Prepare the data with tokenizer.vocab_size={vocab}, or give more compute."
+        if fits(total_flops, available_tokens, vocab):
+            text = f"prepare the data with tokenizer.vocab_size={vocab}, or {text}"
             break
-    else:
-        advice = "Give more compute or more text."
-    raise Refusal(f"a grid of {min(BUDGETS)} budgets does not fit: {found} {advice}")
+    raise Refusal(
+        f"a grid of {min(BUDGETS)} budgets does not fit: {found} {text[0].upper()}{text[1:]}."
+    )
 
 
 def _largest_grid(
     total_flops: float, recipe: RecipeConfig, vocab_size: int, available_tokens: float, name: str
 ) -> GridConfig | str:
-    """The grid, or why there is none."""
+    """The grid, or why there is none.
+
+    The largest budget is one of fixed values, so that the grid of a limiting text does not depend on the
+    compute. One of the limits may be infinite.
+    """
+    exponent = 1 - GridConfig.expected_exponent  # D at the smallest size grows with C^exponent
+    tokens_of_unit_budget = SPAN / (6 * GridConfig.expected_coefficient)
+    by_text = (available_tokens / tokens_of_unit_budget / LEAST_TOKENS) ** (1 / exponent)
     reason = ""
     for n_budgets in reversed(BUDGETS):
-        largest = total_flops / _cost_of_unit_budget(n_budgets)
-        for _ in range(20):  # the cost of rounded sizes and steps is known only after planning
+        by_compute = LEAST_COST * total_flops / _cost_of_unit_budget(n_budgets)
+        k = math.floor(VALUES * math.log10(min(by_compute, by_text)))
+        while True:  # the cost of rounded sizes and steps is known only after planning
             try:
-                grid = _grid(largest, n_budgets, recipe, vocab_size, name)
+                grid = _grid(10 ** (k / VALUES), n_budgets, recipe, vocab_size, name)
                 specs = plan_grid(
                     grid, recipe, vocab_size=vocab_size, data_id="none", precision="fp32"
                 )
             except Refusal as refusal:
                 reason = str(refusal)
                 break
-            excess = max(
-                sum(s.C for s in specs) / total_flops,
-                # D at the smallest size grows with C^(1 - exponent).
-                (max(s.D for s in specs) / available_tokens) ** (1 / (1 - grid.expected_exponent)),
-            )
-            if excess <= 1:
+            cost, D = sum(s.C for s in specs) / total_flops, max(s.D for s in specs)
+            if cost <= 1 and available_tokens >= D:
                 return grid
-            largest *= 0.995 / excess
+            excess = max(cost, (D / available_tokens) ** (1 / exponent)) / UNEVEN
+            k -= max(1, math.floor(VALUES * math.log10(excess)))
     return reason
 
 

@@ -84,7 +84,7 @@ def check_machine(
             raise DeviceError(
                 f"the sweep's runs were planned in {min(precisions)} for a GPU, and PyTorch finds no GPU on "
                 f"{socket.gethostname()}. Start the worker where one is, or launch again with "
-                "runtime.device=cpu to train on CPUs."
+                "runtime.device=cpu and another sweep_dir= to train on CPUs."
             )
 
 

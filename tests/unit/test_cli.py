@@ -161,7 +161,7 @@ def test_plans_that_cannot_identify_an_optimum_are_refused(say, words, parts):
     [
         (
             "plan grid.models=44m,57m,74m recipe.batch_tokens=1073741824",
-            ["3 sizes, at least 5 are needed", "0 of the sizes 43.7m..73.8m are larger",
+            ["3 sizes, at least 5 are needed", "none of the sizes 43.7m..73.8m are larger",
              "steps of 1073741824 tokens; at least 100 are needed"],
         ),
         (

@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import one_line
 
-from chinchilla.commands.propose import total_flops
+from chinchilla.commands.propose import _systematic, total_flops
 from chinchilla.config.compose import compose
 
 SMALL = "total_flops=3e13 grid.vocab_size=1024"
@@ -28,6 +28,24 @@ def test_a_proposal_names_its_parts_and_its_grid_plans_the_same_runs(say, tmp_pa
     runs = json.loads(again.out)["runs"]
     assert len(runs) == 27
     assert 0.9 * 3e13 < sum(run["C"] for run in runs) <= 3e13
+
+
+@pytest.mark.parametrize(
+    ("cluster", "end"),
+    [
+        (
+            "cluster=demo",
+            "Next:\n  chinchilla sweep a/grid/b.yaml recipe=step_law cluster=demo grid.vocab_size=1024\n",
+        ),
+        (
+            "cluster.mfu=0.3",
+            "Next with the same cluster:\n  chinchilla sweep a/grid/b.yaml recipe=step_law grid.vocab_size=1024\n",
+        ),
+    ],
+)
+def test_the_next_command_names_the_chosen_cluster(say, tmp_path, cluster, end):
+    done = say(f"plan {SMALL} {cluster} save=a/grid/b.yaml")
+    assert done.out.endswith(end)
 
 
 @pytest.mark.slow
@@ -71,3 +89,7 @@ def test_an_existing_grid_is_not_overwritten(say, tmp_path):
     (tmp_path / "mine" / "grid" / "first.yaml").write_text("name: first\n")
     one_line(say(f"plan {SMALL} save=mine/grid/first.yaml"), 2, "exists")
     assert (tmp_path / "mine" / "grid" / "first.yaml").read_text() == "name: first\n"
+
+
+def test_an_error_that_rounds_to_zero_has_no_minus_sign():
+    assert _systematic(1, (-1e-5, -1e-5)).endswith("+0.000 in a and +0% in N_opt")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chinchilla.core.units import change
+from chinchilla.core.units import change, device_hours
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,8 @@ from chinchilla.core.units import change
 )
 def test_a_large_change_is_a_factor(x: float, text: str):
     assert change(x) == text
+
+
+def test_one_device_hour_is_singular():
+    assert device_hours(1) == device_hours(0.9999) == "1 device-hour"
+    assert device_hours(1.5) == "1.5 device-hours"

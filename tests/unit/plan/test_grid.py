@@ -246,7 +246,7 @@ def test_too_few_sizes_at_a_budget_are_refused():
 def test_a_budget_whose_optimum_is_not_bracketed_is_refused_with_the_missing_side(models, side):
     models = [m.replace("1.4b", "1.42b") for m in models]
     with pytest.raises(
-        Refusal, match=f"optimum is expected at N=910m .* only 0 .* are {side}; 2 .*Add {side}"
+        Refusal, match=f"optimum is expected at N=910m .* none .* are {side}; 2 .*Add {side}"
     ):
         expand(paper_grid(budgets=[1e20], models=models))
 
@@ -295,6 +295,11 @@ def test_a_plan_whose_longest_run_needs_too_many_tokens_is_refused():
     with pytest.raises(DataError) as error:
         check_tokens(specs, available=1_000_000_000, epochs=1)
     assert specs[1].run_id in str(error.value)
+    assert "drop small models from the largest budgets" in str(error.value)
+    for available, advice in ((1e9, "or allow repeats with epochs=4."), (1e7, "beyond 40 epochs")):
+        with pytest.raises(DataError, match="give fewer tokens=") as one:
+            check_tokens(specs[1:2], available=int(available), epochs=1)
+        assert advice in str(one.value)
     assert "= 4.00 epochs of the 1e+09 tokens" in str(error.value)
     assert "epochs=4" in str(error.value)
 

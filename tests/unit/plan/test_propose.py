@@ -64,8 +64,21 @@ def test_too_little_compute_for_a_vocabulary_names_one_that_fits():
 def test_hardly_any_compute_is_refused():
     with pytest.raises(Refusal, match="Give more compute"):
         propose_grid(1e11, STEP_LAW, vocab_size=512)
-    with pytest.raises(Refusal, match="more text"):
+    with pytest.raises(Refusal, match=r"read 100k tokens\. Allow epochs=32 or add text\.$"):
         propose_grid(1e18, STEP_LAW, vocab_size=512, available_tokens=1e5)
+    with pytest.raises(Refusal, match=r"tokens\. Add text\.$"):
+        propose_grid(1e18, STEP_LAW, vocab_size=512, available_tokens=1e5, epochs=4)
+
+
+def test_more_compute_than_the_text_allows_gives_the_same_grid():
+    def proposed(flops: float) -> GridConfig:
+        return propose_grid(flops, STEP_LAW, vocab_size=512, available_tokens=2.26e6)
+
+    for flops in (1e12, 3e12):
+        with pytest.raises(Refusal, match=r"Give more compute\.$"):
+            proposed(flops)
+    first, *others = map(proposed, (6e12, 9e12, 1e14, 1e18))
+    assert others == [first] * 3
 
 
 def test_batch_of_the_recipe_limits_the_length_of_rows():

@@ -123,7 +123,7 @@ def test_a_worker_without_the_gpu_that_was_planned_says_so(tmp_path: Path, capsy
     assert main(["worker", str(tmp_path), f"data_dir={tmp_path}"]) == 1
     printed = capsys.readouterr().err
     assert "planned in bf16 for a GPU, and PyTorch finds no GPU on" in printed
-    assert "runtime.device=cpu" in printed
+    assert "launch again with runtime.device=cpu and another sweep_dir=" in printed
     assert printed.count("\n") == 1
     assert not list(tmp_path.glob("runs/*"))
 
