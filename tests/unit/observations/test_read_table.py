@@ -168,6 +168,7 @@ def test_a_file_that_is_not_utf8_text_is_refused(csv, content):
         (bz2.compress(BUDGET_RUNS.encode()), "bzip2"),
         (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
     ],
+    ids=["gzip", "xz", "bzip2", "zstd"],
 )
 def test_a_compressed_file_is_recognised(csv, content, name):
     with pytest.raises(InputError, match=rf"runs.csv is compressed \({name}\). Decompress it"):
