@@ -267,7 +267,9 @@ def _number(setting: Setting, text: str) -> str:
             raise InputError(f"{setting.key}={text.strip()}: write {joined}, without a space.")
         is_word = re.fullmatch(r"[^\W\d]+", text.strip())
         if setting.type is list and is_word and is_word[0].lower() not in ("null", "nan", "inf"):
-            raise InputError(f"{setting.key}: {is_word[0]} is not a number. Give a list such as 1,2.")
+            raise InputError(
+                f"{setting.key}: {is_word[0]} is not a number. Give a list such as 1,2."
+            )
         return text  # an error of Hydra, unless it is null
     digits, exponent, suffix = found.groups()
     if suffix and suffix not in SUFFIXES:

@@ -97,7 +97,10 @@ def test_a_named_option_may_be_a_word():
         ("predict fits 20 B", "20 B: write 20B"),
         ("flops 44m tokens=20 B", "tokens=20 B: write tokens=20B"),
         ("predict fits -1e22", "budget_flops=-1e+22 must be at least 1000"),
-        ("plan demo grid.budgets=[1e10,abc]", "grid.budgets: abc is not a number. Give a list such as 1,2."),
+        (
+            "plan demo grid.budgets=[1e10,abc]",
+            "grid.budgets: abc is not a number. Give a list such as 1,2.",
+        ),
         ("status watch", "'watch' is not key=value. Write watch=VALUE."),
         ("plan grid.spam", "'grid.spam' is not key=value. Did you mean grid.span?"),
         ("plan --multirun", "'--multirun' is not key=value."),
