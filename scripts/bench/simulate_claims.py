@@ -227,7 +227,7 @@ def simulate(
                 worker.claim.release()
                 run_files.mark_ended(worker.claim.run_dir)
                 worker.claim = None
-                # Events of the ended run that are still queued belong to nobody.
+                # Remove the queued events of the run that has ended.
                 events[:] = [e for e in events if e[3] != i or e[2] == "status"]
                 heapq.heapify(events)
                 at(0, "claim", i)
