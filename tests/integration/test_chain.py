@@ -3,6 +3,7 @@
 The quick tests run all commands on one small sweep. The slow ones train it again in other ways.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -182,7 +183,8 @@ def test_a_killed_sweep_resumes(
         launcher.wait()
         for pid in pids if also_workers else ():
             if is_worker_of(pid, folder):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
         while any(is_worker_of(pid, folder) for pid in pids):  # orphans stop by themselves
             assert time.monotonic() < deadline
             time.sleep(0.05)
