@@ -12,7 +12,8 @@ from pathlib import Path
 from bench.bench_tools import Arguments, existing_folder, provenance
 
 from chinchilla.commands.shared import sweep_results
-from chinchilla.core.files import read_json, write_json
+from chinchilla.core.files import write_json
+from chinchilla.core.reading import read_json
 
 
 def main(folder: Path, docs: Path) -> None:

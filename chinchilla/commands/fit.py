@@ -12,7 +12,8 @@ from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_curves, sweep_results
 from chinchilla.core.errors import InputError, nearest_path
-from chinchilla.core.files import pretty_json, read_json, sha256_file, writable_dir
+from chinchilla.core.files import pretty_json, writable_dir
+from chinchilla.core.reading import read_json, sha256_file
 from chinchilla.core.terminal import print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS

@@ -22,9 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from chinchilla.core.errors import InputError, nearest_path
+from chinchilla.core.errors import InputError
 
-LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 # What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
@@ -217,51 +216,6 @@ def pretty_json(value: Any, newline: str = "\n") -> str:
     ):
         return "[" + ",".join(inner + pretty_json(x, inner) for x in value) + newline + "]"
     return json.dumps(value, allow_nan=False)  # json encodes a long list of numbers fast
-
-
-def read_json(path: Path, what: str) -> Any:
-    """Read JSON; `what` describes the file in error messages.
-
-    Raises:
-        InputError: missing, unreadable, not JSON, or containing NaN or infinity, which are never
-            written.
-    """
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not allowed")
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError:
-        raise InputError(f"{what}: {path} does not exist.{nearest_path(path)}") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        why = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{what}: {path} cannot be read ({why}). Restore it from a copy, or create it again."
-        ) from None
-
-
-def inside(folder: Path, name: str) -> Path:
-    """`folder/name`, checked to lie in `folder`.
-
-    Raises:
-        InputError: an absolute name, a name with `..`, or a symbolic link to a path outside.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
-        raise InputError(f"{path} points outside of {folder}. Only files in this folder are read.")
-    return path
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def is_lfs_pointer(data: bytes) -> bool:
-    """Whether the bytes of a file are a Git LFS pointer, which stands for contents not fetched."""
-    return len(data) < LFS_POINTER_BYTES and data.startswith(b"version https://git-lfs.github.com/")
 
 
 def writable_dir(path: Path, key: str) -> Path:

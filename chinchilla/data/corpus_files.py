@@ -17,7 +17,7 @@ from typing import Any
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import LFS_POINTER_BYTES, is_lfs_pointer
+from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer
 
 MAX_NAMED = 3  # files in a message; the others are counted
 FOUND_TWICE = "folder found twice"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, write_text
+from chinchilla.core.files import write_text
+from chinchilla.core.reading import read_json
 from chinchilla.data.manifest import Manifest
 
 CARD = "data_card.md"

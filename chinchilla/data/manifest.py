@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import DataError, InputError
-from chinchilla.core.files import inside, read_json, write_json
+from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import inside, read_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 4

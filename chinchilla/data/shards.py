@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import sha256_file
+from chinchilla.core.reading import sha256_file
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
 
 _MAGIC, _VERSION = b"chintoks", 1

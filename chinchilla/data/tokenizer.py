@@ -18,7 +18,7 @@ from typing import Any
 import sentencepiece
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import is_lfs_pointer
+from chinchilla.core.reading import is_lfs_pointer
 
 SPACE_MARK = "\u2581"  # represents a space inside pieces
 MAX_SEGMENT = 32_768  # characters per call of SentencePiece, whose memory grows with them

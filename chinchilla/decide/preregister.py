@@ -20,8 +20,9 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import create_once, make_dirs, pretty_json, read_json, sha256_file
+from chinchilla.core.files import create_once, make_dirs, pretty_json
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json, sha256_file
 from chinchilla.decide.allocation import best_sizes
 from chinchilla.decide.decision import FITTED, DecisionModel
 from chinchilla.decide.predictions import Prediction, interval, resampled_losses

@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, sha256_file, write_json
+from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json, sha256_file
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions

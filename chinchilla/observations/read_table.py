@@ -17,7 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError, nearest_path
-from chinchilla.core.files import is_lfs_pointer
+from chinchilla.core.reading import is_lfs_pointer
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
     ALL_COLUMNS,

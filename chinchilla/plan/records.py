@@ -20,9 +20,10 @@ import numpy as np
 
 from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError, nearest_path
-from chinchilla.core.files import atomic_write, read_json, write_json
+from chinchilla.core.files import atomic_write, write_json
 from chinchilla.core.json_codec import check_fields, decode
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
+from chinchilla.core.reading import read_json
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
 STATES = ("finished", "diverged", "failed")

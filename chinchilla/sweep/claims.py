@@ -35,11 +35,11 @@ from chinchilla.core.files import (
     pretty_json,
     process_start,
     process_table,
-    read_json,
     temporary_path,
     write_text,
 )
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.files import read_json, write_json, write_text
+from chinchilla.core.files import write_json, write_text
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json
 from chinchilla.core.shapes import n_params_non_embedding
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import Claim, ClaimRecord, utc_now

@@ -37,8 +37,9 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import clean_leftovers, read_json, temporary_path, write_json
+from chinchilla.core.files import clean_leftovers, temporary_path, write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now

@@ -27,7 +27,8 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.files import read_json, write_json
+from chinchilla.core.files import write_json
+from chinchilla.core.reading import read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
 

@@ -19,7 +19,7 @@ from test_poison import CANARY, SPEC, Evil, make_data, npy, npz, pickled
 
 from chinchilla.config import FitCommand, RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json
+from chinchilla.core.reading import read_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.results import FitResults

@@ -18,14 +18,8 @@ from pathlib import Path
 
 from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError, InputError, UnreachableError
-from chinchilla.core.files import (
-    atomic_write,
-    clean_leftovers,
-    fsync_dir,
-    inside,
-    writable_dir,
-    write_text,
-)
+from chinchilla.core.files import atomic_write, clean_leftovers, fsync_dir, writable_dir, write_text
+from chinchilla.core.reading import inside
 from chinchilla.data.corpus_files import find_files, refuse_source_folder
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo

@@ -17,7 +17,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.core.files import fsync_dir, read_json, write_json
+from chinchilla.core.files import fsync_dir, write_json
+from chinchilla.core.reading import read_json
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 COUNTS = "counts.json"

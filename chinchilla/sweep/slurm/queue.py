@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, write_json
+from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.core.reading import read_json
 from chinchilla.sweep.claims import file_system_now
 from chinchilla.sweep.job_classes import Selection, SizeRange
 

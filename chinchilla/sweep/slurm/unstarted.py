@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json
+from chinchilla.core.reading import read_json
 from chinchilla.sweep.slurm.queue import JobArray, QueuedJob
 
 TAIL_BYTES = 1 << 14  # read from the end of a log

@@ -11,7 +11,7 @@ from typing import Any
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json
+from chinchilla.core.reading import read_json
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.slurm.unstarted import unstarted_lines

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json, remove, sha256_file, temporary_path
+from chinchilla.core.files import remove, temporary_path
+from chinchilla.core.reading import read_json, sha256_file
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import available_memory

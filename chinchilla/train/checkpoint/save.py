@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla import __version__
-from chinchilla.core.files import (
-    fsync_dir,
-    make_dirs,
-    pretty_json,
-    temporary_path,
-    write_text,
-)
+from chinchilla.core.files import fsync_dir, make_dirs, pretty_json, temporary_path, write_text
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS, checkpoint_name
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint.files import (
