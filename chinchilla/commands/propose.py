@@ -5,7 +5,6 @@ import functools
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,10 @@ def propose(command: config.PlanCommand) -> int:
     """Print a grid for the given compute, its cost and its expected precision; write it if asked.
 
     Raises:
-        InputError: settings of the grid are given, or `save` exists or is not FOLDER/grid/NAME.yaml.
+        InputError: `save` exists or is not FOLDER/grid/NAME.yaml.
         Refusal: fewer than three budgets can be trained.
     """
     default, grid = _defaults(), command.grid
-    if replace(default.grid, vocab_size=grid.vocab_size) != grid:
-        raise InputError(
-            "hours=, total_flops= and price= propose a grid: grid= and grid.KEY= have no effect with them, "
-            "except grid.vocab_size. Leave them out, or edit the file of save=."
-        )
     # That of the default grid is the paper's; with data it is the tokenizer's.
     given = grid.vocab_size if grid.vocab_size != default.grid.vocab_size else 0
     name = _grid_name(command.save)

@@ -145,9 +145,9 @@ class RecipeConfig(Config, prefix="recipe."):
                 f"recipe.final_lr_ratio={self.final_lr_ratio} must be above 0 and at most 1. 0 is possible "
                 "with recipe.schedule=cooldown or recipe.lr_batch_rule=step_law."
             )
-        if self.schedule == "cooldown" and self.cosine_cycle != 1:
+        if self.schedule != "cosine" and self.cosine_cycle != 1:  # it would change run_id
             raise InputError(
-                f"recipe.cosine_cycle={self.cosine_cycle} has no effect with recipe.schedule=cooldown. "
+                f"recipe.cosine_cycle={self.cosine_cycle} has no effect with recipe.schedule={self.schedule}. "
                 "Give recipe.cosine_cycle=1, or recipe.schedule=cosine."
             )
 
