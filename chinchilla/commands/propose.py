@@ -17,7 +17,7 @@ from chinchilla.config.words import choices
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import count, device_hours, duration, number
 from chinchilla.decide.power import Power, expected_precision
 from chinchilla.plan.cost import plan_cost
@@ -94,7 +94,7 @@ def propose(command: config.PlanCommand) -> int:
         kept += ["cluster"] if option is None else []
         same = f" with the same {' and '.join(kept)}" if kept else ""
         print_message(f"wrote {command.save}. Next{same}:")
-        print(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
+        print_lines(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
     else:
         print_message("Give save=FOLDER/grid/NAME.yaml to write this grid.")
     return 0

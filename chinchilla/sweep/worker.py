@@ -33,7 +33,8 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.core.files import remove, writable_dir
-from chinchilla.core.terminal import print_error, print_message
+from chinchilla.core.program import tracebacks_in
+from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
@@ -300,8 +301,13 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
     Raises:
         InputError: the sweep's files are invalid, or its folder is not writable.
     """
+    with tracebacks_in(Path(command.sweep_dir) / "workers"):
+        return _run_worker(command, train)
+
+
+def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     sweep_dir = Path(command.sweep_dir)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    log_to_output()
     limit_threads(command.threads)
     runtime = load_runtime(sweep_dir)
     data_dir = Path(command.data_dir) if command.data_dir else recorded_data_dir(sweep_dir)
@@ -327,5 +333,6 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
             if n_left > 1
             else ("another worker trains the run that is left" if n_left else "all runs have ended")
         )
-        print_message(f"nothing to do: {others}.")
+        with contextlib.suppress(OutputError):
+            print_message(f"nothing to do: {others}.")
     return summary.exit_code()
