@@ -12,6 +12,7 @@ from chinchilla import config
 from chinchilla.commands.plan import open_tokens
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
+from chinchilla.config.checks import require_name
 from chinchilla.config.compose import compose
 from chinchilla.config.words import choices
 from chinchilla.core.errors import InputError
@@ -141,6 +142,7 @@ def _grid_name(save: str) -> str:
         )
     if path.exists():
         raise InputError(f"save={save} exists and would be overwritten. Give another name.")
+    require_name("save", path.stem)
     return path.stem
 
 

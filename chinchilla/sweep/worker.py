@@ -29,6 +29,7 @@ from chinchilla.core.errors import (
     EXIT_FAILED,
     EXIT_OK,
     DataError,
+    InputError,
     error_summary,
     one_line,
 )
@@ -316,6 +317,10 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     writable_dir(sweep_dir / "runs", "sweep_dir")
     with stop_on_signals(WorkerStop(command.parent, command.max_minutes)) as stop:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
+            if command.name:
+                raise InputError(
+                    f"name={command.name} has no effect with several ranks, which are one worker. Omit it."
+                )
             from chinchilla.sweep.distributed_worker import leave, work
 
             leave(work(sweep_dir, data_dir, stop, only))
