@@ -125,9 +125,9 @@ _SEQUENCES = re.compile(
     r"|\x1b[ -/]*[0-~]"
 )
 # Other control characters, those that change the direction of text, and bytes that are not UTF-8.
-_CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_IN_LINE = re.compile(f"[{_CONTROLS}]+")
-_IN_LINES = re.compile(f"(?![\t\n])[{_CONTROLS}]")
+_CONTROLS = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_LINE = re.compile(rf"[\x00-\x1f{_CONTROLS}]+")
+_IN_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_CONTROLS}]")
 
 
 def clean(text: str, lines: bool = False) -> str:
