@@ -21,6 +21,7 @@ from chinchilla.core.errors import InputError, nearest_path
 LFS_POINTER_BYTES = 1024  # a Git LFS pointer is smaller
 BLOCK = 1 << 20  # bytes read at once
 MB = 1_000_000
+RECORD_BYTES = 4 * MB  # of the record of a run, a claim, a job; they have some kB
 TEXT_BYTES = 64 * MB  # of a file that is read as a whole, if its reader states no other limit
 LINE_BYTES = 1 * MB  # of a record in a file of JSON lines
 JSON_MEMORY = 256 * MB  # that the values of a JSON file may take
@@ -180,7 +181,7 @@ def _json_memory(data: bytes) -> int:
     return characters * len(data) + 60 * n_containers + 60 * n_values + 150 * data.count(b":")
 
 
-def read_json(path: Path, what: str, limit: int = TEXT_BYTES) -> Any:
+def read_json(path: Path, what: str, limit: int = RECORD_BYTES) -> Any:
     """Read JSON of at most `limit` bytes; `what` describes the file in error messages.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer
+from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer, open_regular
 
 MAX_NAMED = 3  # files in a message; the others are counted
 FOUND_TWICE = "folder found twice"
@@ -185,7 +185,7 @@ def _is_pointer(path: Path) -> bool:
     try:
         if path.stat().st_size >= LFS_POINTER_BYTES:
             return False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return is_lfs_pointer(file.read(LFS_POINTER_BYTES))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None

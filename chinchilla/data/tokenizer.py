@@ -18,7 +18,7 @@ from typing import Any
 import sentencepiece
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import is_lfs_pointer
+from chinchilla.core.reading import is_lfs_pointer, read_bytes
 
 SPACE_MARK = "\u2581"  # represents a space inside pieces
 MAX_SEGMENT = 32_768  # characters per call of SentencePiece, whose memory grows with them
@@ -74,7 +74,7 @@ class Tokenizer:
             DataError: the file is missing, not a SentencePiece model, or has no eos piece.
         """
         try:
-            model = path.read_bytes()
+            model = read_bytes(path)
         except OSError as error:
             raise DataError(f"tokenizer {path} cannot be read ({error.strerror}).") from None
         if not model:
