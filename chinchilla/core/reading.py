@@ -2,8 +2,7 @@
 
 Only regular files are read: opening a FIFO can wait forever, and a device can have no end. Each kind of
 file has a limit of its size or of the memory that its contents can take. Files are read in blocks, so
-that signals are answered. What is refused is an OSError that states the reason, as for a file that is
-missing or has no permission, or an InputError where the contents are refused.
+that signals are answered. The errors are those of the operating system, with the reason in `strerror`.
 """
 
 import contextlib
@@ -34,12 +33,16 @@ _KINDS = {
 }
 
 
+class RefusedFile(OSError):
+    """What is not read, whoever asks: not a regular file, or larger than files of its kind."""
+
+
 def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file, or a link to one, for reading, without waiting.
 
     Raises:
-        OSError: the file cannot be opened; or it is a directory, a FIFO, a device or a socket, which
-            is not opened.
+        OSError: the file cannot be opened.
+        RefusedFile: it is a directory, a FIFO, a device or a socket, which is not opened.
     """
     with contextlib.suppress(FileNotFoundError):  # on NFS, open() may find a file that is new
         _check_regular(os.stat(path).st_mode, path)
@@ -54,17 +57,18 @@ def open_regular(path: Path | str) -> BinaryIO:
 
 def _check_regular(mode: int, path: Path | str) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise RefusedFile(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "not a file with contents")
-        raise OSError(errno.EINVAL, f"it is {kind}, and only regular files are read", str(path))
+        raise RefusedFile(errno.EINVAL, f"it is {kind}, and only regular files are read", str(path))
 
 
 def read_blocks(path: Path | str, limit: int | None = None) -> Iterator[bytes]:
     """The bytes of a regular file, in blocks.
 
     Raises:
-        OSError: as of `open_regular`; or the file has more than `limit` bytes.
+        OSError: as of `open_regular`.
+        RefusedFile: the file has more than `limit` bytes.
     """
     with open_regular(path) as f:
         size = os.fstat(f.fileno()).st_size
@@ -78,9 +82,9 @@ def read_blocks(path: Path | str, limit: int | None = None) -> Iterator[bytes]:
             yield block
 
 
-def _too_large(path: Path | str, size: int, limit: int) -> OSError:
+def _too_large(path: Path | str, size: int, limit: int) -> RefusedFile:
     reason = f"it has {size / MB:,.1f} MB; files of its kind have at most {limit / MB:,.1f} MB"
-    return OSError(errno.EFBIG, reason, str(path))
+    return RefusedFile(errno.EFBIG, reason, str(path))
 
 
 def read_bytes(path: Path | str, limit: int | None = TEXT_BYTES) -> bytes:
@@ -120,8 +124,8 @@ def read_lines(
     """The lines of a regular file with their endings, without holding the file in memory.
 
     Raises:
-        OSError: as of `open_regular`; or the file has more than `limit` bytes, or a line more than
-            `line_bytes`.
+        OSError: as of `open_regular`.
+        RefusedFile: the file has more than `limit` bytes, or a line more than `line_bytes`.
     """
     done = 0
     with open_regular(path) as f:
@@ -129,7 +133,7 @@ def read_lines(
             done += len(line)
             if len(line) > line_bytes:
                 reason = f"it has a line of over {line_bytes / MB:,.1f} MB"
-                raise OSError(errno.EFBIG, reason, str(path))
+                raise RefusedFile(errno.EFBIG, reason, str(path))
             if limit is not None and done > limit:
                 raise _too_large(path, done, limit)
             yield line
@@ -209,7 +213,8 @@ def inside(folder: Path, name: str) -> Path:
         InputError: an absolute name, a name with `..`, or a symbolic link to a path outside.
     """
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
+    real, of_folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if real == of_folder or not real.is_relative_to(of_folder):
         raise InputError(f"{path} points outside of {folder}. Only files in this folder are read.")
     return path
 

@@ -139,7 +139,7 @@ def refuse_source_folder(data_dir: Path, sources: Iterable[SourceConfig]) -> Non
     Raises:
         DataError: naming both folders.
     """
-    target = data_dir.resolve()
+    target = Path(os.path.realpath(data_dir))
     for source in sources:
         if source.format == "embedded":
             continue
@@ -149,7 +149,7 @@ def refuse_source_folder(data_dir: Path, sources: Iterable[SourceConfig]) -> Non
         read |= {Path(*p.parts[: p.parts.index("**")]) for p in given if "**" in p.parts}
         holds = {path.parent for path in _find(source).files if path not in given}
         for folder in sorted(read | holds):
-            real = folder.resolve()
+            real = Path(os.path.realpath(folder))
             if real.is_relative_to(target) or (folder in read and target.is_relative_to(real)):
                 raise DataError(
                     f"data_dir={data_dir} would put tokens beside the text that is read from {folder}. "

@@ -13,7 +13,6 @@ worker renames it.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import os
@@ -40,7 +39,7 @@ from chinchilla.core.files import (
     write_text,
 )
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import open_regular, read_json
+from chinchilla.core.reading import RefusedFile, open_regular, read_json
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead
@@ -122,9 +121,7 @@ def _modified(path: Path) -> float:
             return os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return 0.0
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.EINVAL):  # not a regular file
-            raise
+    except RefusedFile:
         return path.stat().st_mtime
 
 

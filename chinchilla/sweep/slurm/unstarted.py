@@ -97,6 +97,8 @@ def _last_line(log: Path) -> str:
     """The last line of a log that is not empty."""
     try:
         lines = read_tail(log, TAIL_BYTES)[0].split("\n")
-    except OSError:
+    except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"{log.name} cannot be read ({error.strerror})"
     return next((text for line in reversed(lines) if (text := " ".join(line.split()))), "")

@@ -121,11 +121,13 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _tail(path: Path) -> list[str]:
-    """The last lines of a log, at most TAIL_BYTES; [] if it cannot be read."""
+    """The last lines of a log, at most TAIL_BYTES; [] without one."""
     try:
         text, is_cut = read_tail(path, TAIL_BYTES)
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        return [f"{path.name} cannot be read ({error.strerror})."]
     return text.splitlines()[is_cut:]  # the first line may be incomplete
 
 

@@ -24,7 +24,14 @@ from safetensors.torch import load_file
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import remove, temporary_path
-from chinchilla.core.reading import RECORD_BYTES, parse_json, read_json, read_text, sha256_file
+from chinchilla.core.reading import (
+    RECORD_BYTES,
+    RefusedFile,
+    parse_json,
+    read_json,
+    read_text,
+    sha256_file,
+)
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import available_memory
@@ -172,7 +179,7 @@ def verify(path: Path, group: RankGroup) -> int:
         body = dict(parse_json(text))
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
-    except OSError as error:
+    except RefusedFile as error:
         raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from None
     except (ValueError, TypeError):
         raise Damaged(f"{MANIFEST} is not JSON") from None
@@ -195,7 +202,7 @@ def verify(path: Path, group: RankGroup) -> int:
             digest = sha256_file(path / name)
         except FileNotFoundError:
             raise Damaged(f"{name} is missing") from None
-        except OSError as error:
+        except RefusedFile as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from None
         if digests[name] != digest:
             raise Damaged(f"{name} does not match its SHA-256")

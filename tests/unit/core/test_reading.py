@@ -2,9 +2,9 @@
 
 import os
 import re
-import socket
 
 import pytest
+from special_files import at_most, put_special
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
@@ -64,25 +64,6 @@ def test_json_beyond_the_limits_of_python_is_refused(tmp_path, content):
         read_json(tmp_path / "x.json", "thing")
 
 
-def put_special(kind: str, path) -> None:
-    """Put a special file of this kind at `path`."""
-    if kind == "FIFO":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "terminal":
-        path.symlink_to("/dev/ptmx")
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(os.path.relpath(path))
-    elif kind == "link to nothing":
-        path.symlink_to("nothing")
-    else:
-        path.symlink_to(path.name)
-
-
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -95,10 +76,9 @@ def put_special(kind: str, path) -> None:
         ("link to itself", "Too many levels of symbolic links"),
     ],
 )
-def test_what_is_not_a_regular_file_is_named_and_not_opened(tmp_path, monkeypatch, kind, reason):
-    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+def test_what_is_not_a_regular_file_is_named_and_not_opened(tmp_path, kind, reason):
     put_special(kind, tmp_path / "x.json")
-    with pytest.raises(InputError, match=f"thing: .*x.json.*{reason}"):
+    with at_most(5), pytest.raises(InputError, match=f"thing: .*x.json.*{reason}"):
         read_json(tmp_path / "x.json", "thing")
     for read in (open_regular, read_bytes, sha256_file, lambda path: next(read_lines(path))):
         with pytest.raises(OSError):
