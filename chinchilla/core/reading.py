@@ -5,7 +5,6 @@ file has a limit of its size or of the memory that its contents can take. Files 
 that signals are answered. The errors are those of the operating system, with the reason in `strerror`.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -42,10 +41,16 @@ def open_regular(path: Path | str) -> BinaryIO:
 
     Raises:
         OSError: the file cannot be opened.
-        RefusedFile: it is a directory, a FIFO, a device or a socket, which is not opened.
+        RefusedFile: it is a directory, a FIFO, a device or a socket, which is not opened, or a link to
+            itself.
     """
-    with contextlib.suppress(FileNotFoundError):  # on NFS, open() may find a file that is new
+    try:
         _check_regular(os.stat(path).st_mode, path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            raise RefusedFile(errno.ELOOP, error.strerror, str(path)) from None
+        if not isinstance(error, FileNotFoundError):  # on NFS, open() may find a file that is new
+            raise
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _check_regular(os.fstat(fd).st_mode, path)  # it may have been replaced

@@ -299,26 +299,28 @@ def load_plan(path: Path) -> list[RunSpec]:
     Raises:
         InputError: the file is missing, not JSON lines, empty, or of another schema.
     """
+    advice = (
+        "If it is damaged, move it away and give the same sweep command again: the plan is written "
+        "again, and trained runs are kept."
+    )
+    specs: dict[str, RunSpec] = {}  # repeated lines count once
     try:
-        lines = list(read_lines(path, PLAN_BYTES))
+        for i, line in enumerate(read_lines(path, PLAN_BYTES), 1):
+            spec = RunSpec.from_dict(_parsed(line, f"{path} line {i}", advice), f"{path} line {i}")
+            specs[spec.run_id] = spec
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(_no_sweep(path.parent)) from None
     except OSError as error:
         raise InputError(
             f"plan {path} cannot be read ({error.strerror}). Give a folder that `chinchilla sweep` made."
         ) from None
-    advice = (
-        "If it is damaged, move it away and give the same sweep command again: the plan is written "
-        "again, and trained runs are kept."
-    )
-    specs: dict[str, RunSpec] = {}  # repeated lines count once
-    for i, line in enumerate(lines, 1):
-        try:
-            value = parse_json(line)
-        except ValueError as error:
-            raise InputError(f"{path} line {i} is not JSON ({error}). {advice}") from None
-        spec = RunSpec.from_dict(value, f"{path} line {i}")
-        specs[spec.run_id] = spec
     if not specs:
         raise InputError(f"plan {path} has no runs in it. {advice}")
     return list(specs.values())
+
+
+def _parsed(line: bytes, where: str, advice: str) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}). {advice}") from None

@@ -122,7 +122,7 @@ def _modified(path: Path) -> float:
     except FileNotFoundError:
         return 0.0
     except RefusedFile:
-        return path.stat().st_mtime
+        return path.lstat().st_mtime
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:

@@ -23,6 +23,7 @@ from chinchilla.sweep.run_files import save_runtime
 
 RUN_ID = SPECS[0].run_id
 RUN = f"sweep/runs/{RUN_ID}"
+TRAINING = f"sweep/runs/{SPECS[1].run_id}"  # has no result yet
 TOKENS = "plan grid=demo recipe=demo epochs=400 data_dir=data out="
 CORPUS = "data data_dir=new tokenizer.vocab_size=300 corpus"
 
@@ -54,12 +55,12 @@ NEEDED = [  # a file, and a command that cannot do without it
 OPTIONAL = [  # a file that is made again, or only adds to what a command shows
     ("sweep/runtime.json", "status sweep"),
     (f"{RUN}/curve.npz", "status sweep"),
-    (f"{RUN}/claim-1.json", "status sweep"),
-    (f"{RUN}/heartbeat", "status sweep"),
-    (f"{RUN}/progress.json", "status sweep"),
-    (f"{RUN}/attempts/1.json", "status sweep"),
-    (f"{RUN}/error.txt", f"logs sweep {RUN_ID}"),
-    (f"{RUN}/claim-1.json", f"logs sweep {RUN_ID}"),
+    (f"{TRAINING}/claim-1.json", "status sweep"),
+    (f"{TRAINING}/heartbeat", "status sweep"),
+    (f"{TRAINING}/progress.json", "status sweep"),
+    (f"{TRAINING}/attempts/1.json", "status sweep"),
+    (f"{TRAINING}/error.txt", f"logs sweep {SPECS[1].run_id}"),
+    (f"{TRAINING}/claim-1.json", f"logs sweep {SPECS[1].run_id}"),
     ("sweep/slurm/0123abcd/job.json", "status sweep"),
     ("sweep/slurm/0123abcd/answer.json", "logs sweep"),
     ("sweep/workers/w.log", "logs sweep"),
@@ -78,8 +79,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for spec in SPECS:
         run_dir = sweep / "runs" / spec.run_id
         (run_dir / "attempts").mkdir(parents=True)
-        dataclasses.replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(run_dir)
-        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(run_dir)
+        if spec == SPECS[0]:
+            dataclasses.replace(RESULT, spec=spec).save(run_dir)
+            Curve(np.arange(20), np.linspace(5, 3, 20)).save(run_dir)
         (run_dir / "claim-1.json").write_text(json.dumps(CLAIM))
         (run_dir / "heartbeat").touch()
         (run_dir / "progress.json").write_text('{"step": 3}')

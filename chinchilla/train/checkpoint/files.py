@@ -27,6 +27,7 @@ from chinchilla.core.files import remove, temporary_path
 from chinchilla.core.reading import (
     RECORD_BYTES,
     RefusedFile,
+    open_regular,
     parse_json,
     read_json,
     read_text,
@@ -239,6 +240,12 @@ def read_rows(files: Sequence[Path], group: RankGroup) -> dict[str, torch.Tensor
     Raises:
         SafetensorError: not a safetensors file, or shards of different widths.
     """
+    for file in files:
+        with open_regular(file) as f:  # its header is JSON, preceded by its length
+            if int.from_bytes(f.read(8), "little") > RECORD_BYTES:
+                raise SafetensorError(
+                    f"the header of {file.name} is longer than any that is written"
+                )
     if len(files) == group.world_size == 1:
         return load_file(files[0])
     tensors = {}

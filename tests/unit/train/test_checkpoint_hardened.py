@@ -237,6 +237,17 @@ def test_a_damaged_checkpoint_is_renamed_until_the_next_save(tmp_path: Path):
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
 
 
+def test_a_header_of_many_tensors_is_not_parsed(tmp_path: Path):
+    """safetensors would take 24 bytes of memory per byte of it."""
+    *_, newest = saved(tmp_path, 10, 20)
+    header = b"{" + b" " * 5_000_000 + b"}"
+    (newest / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    update_manifest(newest)
+    got, [complaint] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert "the header of weights.safetensors is longer" in complaint
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_with_a_special_file_is_damaged(tmp_path: Path, kind: str, name: str):
