@@ -23,6 +23,7 @@ RECORD_BYTES = 4 * MB  # of the record of a run, a claim, a job; they have some 
 TEXT_BYTES = 64 * MB  # of a file that is read as a whole, if its reader states no other limit
 LINE_BYTES = 1 * MB  # of a record in a file of JSON lines
 JSON_MEMORY = 256 * MB  # that the values of a JSON file may take
+MOST_PER_BYTE = 100  # bytes of memory that `_json_memory` estimates for one byte of JSON
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -152,7 +153,7 @@ def parse_json(text: bytes | str, memory: int = JSON_MEMORY) -> Any:
             never written; nested too deeply; or the values could take more than `memory` bytes.
     """
     data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if (size := _json_memory(data)) > memory:
+    if len(data) * MOST_PER_BYTE > memory and (size := _json_memory(data)) > memory:
         raise ValueError(
             f"its values may take {size / MB:,.0f} MB of memory; at most {memory / MB:,.0f} MB are used"
         )

@@ -2,10 +2,12 @@
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from special_files import at_most, put_special
 
+import chinchilla
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
 from chinchilla.core.reading import (
@@ -157,3 +159,21 @@ def test_memory_of_json_is_at_most_what_is_estimated(value):
     tracemalloc.stop()
     assert peak < estimate + 0.5
     assert estimate < 12 * peak
+
+
+def test_no_other_module_opens_files_for_reading():
+    """Of the exceptions, device.py and files.py read /proc."""
+    raw = re.compile(
+        r"\.read_(text|bytes)\(|\bnp\.(load|loadtxt|genfromtxt|memmap)\(|\bjson\.load\(|(?<![\w.])open\([^)]*\"rb?\"|(?<![\w.])open\([^,()]+\)"
+    )
+    package = Path(chinchilla.__file__).parent
+    found = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if raw.search(line)
+        and path.relative_to(package).as_posix()
+        not in ("core/reading.py", "core/files.py", "train/device.py")
+        and "np.memmap(file," not in line  # of a file that open_regular has opened
+    ]
+    assert found == []
