@@ -55,6 +55,7 @@ def open_regular(path: Path | str) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         _check_regular(os.fstat(fd).st_mode, path)  # it may have been replaced
+        os.set_blocking(fd, True)  # else reading a file that is on tape may fail with EAGAIN
         return os.fdopen(fd, "rb")
     except BaseException:
         os.close(fd)
