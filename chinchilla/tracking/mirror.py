@@ -28,7 +28,7 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import write_json
-from chinchilla.core.reading import LINE_BYTES, open_regular, read_json, read_lines
+from chinchilla.core.reading import LINE_BYTES, open_regular, read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
 
@@ -168,13 +168,14 @@ def read_metrics(path: Path) -> Iterator[Line]:
         InputError: the file cannot be read.
     """
     try:
-        for text in read_lines(path):
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                return
-            if _is_line(line):
-                yield line
+        with open_regular(path) as f:
+            while text := f.readline(LINE_BYTES):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
+                    return
+                if _is_line(line):
+                    yield line
     except FileNotFoundError:
         return
     except OSError as error:
