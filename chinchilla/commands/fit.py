@@ -13,7 +13,7 @@ from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_curves, sweep_results
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, writable_dir
-from chinchilla.core.reading import read_json, sha256_file
+from chinchilla.core.reading import TEXT_BYTES, read_json, read_text, sha256_file
 from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
@@ -56,7 +56,7 @@ def fit(command: config.FitCommand) -> int:
     if command.format == "json":
         text = pretty_json(fits.to_dict()) + "\n"
         if out_dir is not None and not keep:
-            text = (out_dir / FILE).read_text(encoding="utf-8")
+            text = read_text(out_dir / FILE)
         print_lines(text.rstrip("\n"))
         if keep:
             print_message(kept, file=sys.stderr)
@@ -87,7 +87,7 @@ def _refuse_older_fits(path: Path) -> None:
     if not path.exists():
         return
     try:
-        schema = read_json(path, "fits")["schema"]
+        schema = read_json(path, "fits", TEXT_BYTES)["schema"]
     except (InputError, KeyError, TypeError):
         schema = "unknown"
     if schema != SCHEMA:
@@ -191,7 +191,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     path = writable_dir(file.parent, "fits") / DIAGNOSTICS
     diagnostics.save(path)
     if command.format == "json":
-        print_lines(path.read_text(encoding="utf-8").rstrip("\n"))
+        print_lines(read_text(path).rstrip("\n"))
     else:
         print_lines(diagnostics.text(terminal_width(sys.stdout)))
         print_message(f"wrote {path}")

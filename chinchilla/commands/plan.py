@@ -148,7 +148,7 @@ def open_tokens(data_dir: str, key: str, vocab_size: int) -> "TokenData":
     """
     from chinchilla.data.dataset import TokenData
 
-    size = sum(path.stat().st_size for path in Path(data_dir).glob("*.bin"))
+    size = sum(path.lstat().st_size for path in Path(data_dir).glob("*.bin"))
     tokens = TokenData.open(data_dir, verify=size < VERIFY_BYTES)
     if vocab_size and vocab_size < tokens.vocab_size:
         raise InputError(

@@ -1,6 +1,7 @@
 """The command `sync`: send a sweep's metrics to a tracker."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ def sync(command: config.SyncCommand) -> int:
     n_unchanged = n_without = 0
     for spec in specs:
         run_dir = run_dir_of(sweep_dir, spec)
-        lines, summary = read_metrics(run_dir / "metrics.jsonl"), _summary(run_dir)
+        path, summary = run_dir / "metrics.jsonl", _summary(run_dir)
         before = synced(run_dir, target)
         step = before.get("step", 0)
-        new = [line for line in lines if line["step"] > step]
-        if not lines:
+        is_new = Counter(line["step"] > step for line in read_metrics(path))
+        if not is_new:
             n_without += 1
-        elif not new and (not summary or before.get("result")):
+        elif not is_new[True] and (not summary or before.get("result")):
             n_unchanged += 1
         else:
+            new = (line for line in read_metrics(path) if line["step"] > step)
             _replay(run_dir, spec, target, new, after_step=step, summary=summary)
-            sent[spec.run_id] = len(new)
+            sent[spec.run_id] = is_new[True]
     if command.format == "json":
         counts = {"unchanged": n_unchanged, "without": n_without}
         return print_json({"to": command.to, "runs": sent, **counts})

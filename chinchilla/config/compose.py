@@ -145,7 +145,10 @@ def _hydra(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    search = ",".join(quoted(f"file://{folder}") for folder in dict.fromkeys(folders))
+    from chinchilla.config.yaml_files import SCHEME, register
+
+    register()
+    search = ",".join(quoted(f"{SCHEME}://{folder}") for folder in dict.fromkeys(folders))
     name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
     store = ConfigStore.instance()
     others = store.repo  # of other users of Hydra in this process

@@ -6,6 +6,7 @@ A word without `=` fills the next of the settings that the dataclass of the comm
 Numbers may have a suffix, and a named option may be the path of its file.
 """
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -202,12 +203,13 @@ def _override(command: str, word: str, folders: list[Path]) -> str:
 def _named_option(group: str, value: str, folders: list[Path]) -> str:
     """The name of an option that is given by name or as a path, whose folder is added to `folders`."""
     path = Path(value)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        if path.resolve().parent.name != group or path.suffix != ".yaml":
+    if path.suffix in (".yaml", ".yml") and os.path.lexists(path):
+        real = Path(os.path.realpath(path))
+        if real.parent.name != group or path.suffix != ".yaml":
             raise InputError(
                 f"{group}={value} must have the form FOLDER/{group}/NAME.yaml. Move the file to such a place."
             )
-        folders.append(path.resolve().parent.parent)
+        folders.append(real.parent.parent)
         value = path.stem
     if value not in (names := choices(group, folders)):
         short = names if len(names) < 12 else [*names[:5], "...", *names[-3:]]

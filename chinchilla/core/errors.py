@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -102,7 +103,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def nearest_path(path: Path | str) -> str:
     """ " Did you mean X?" for the existing path closest to a missing one, or ""."""
     path = Path(path)
-    if path.exists():
+    if os.path.lexists(path):  # also a link to nothing
         return ""
     folder = next((each for each in path.parents if each.is_dir()), Path())
     parts = path.relative_to(folder).parts if folder != path else ()

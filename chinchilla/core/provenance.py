@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import chinchilla
+from chinchilla.core.reading import read_blocks
 
 GIT_TIMEOUT_SECONDS = 20.0
 
@@ -48,7 +49,9 @@ def code_of(package: Path) -> Code:
         root = Path(_git(package, "rev-parse", "--show-toplevel").decode().strip())
         digest = hashlib.sha256(diff)
         for name in sorted(filter(None, untracked.split(b"\0"))):
-            digest.update(name + b"\0" + (root / os.fsdecode(name)).read_bytes())
+            digest.update(name + b"\0")
+            for block in read_blocks(root / os.fsdecode(name)):
+                digest.update(block)
     except (OSError, subprocess.SubprocessError):
         return Code(chinchilla.__version__)
     dirty = bool(diff or untracked)

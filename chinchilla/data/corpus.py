@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 
 from chinchilla.config import SourceConfig
 from chinchilla.core.errors import DataError, UnreachableError, one_line
+from chinchilla.core.reading import open_regular
 from chinchilla.data.corpus_files import corpus_files, hub_settings
 
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document
@@ -127,27 +128,28 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _open(path: Path) -> IO[bytes]:
     """Open a file; compression is recognized by the first bytes, which are never those of UTF-8 text."""
-    with open(path, "rb") as file:
-        head = file.read(10)
+    file = open_regular(path)
+    head = file.read(10)
+    file.seek(0)
     if head.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.open(path))
+        return cast(IO[bytes], gzip.open(file))
     if head.startswith(b"\xfd7zXZ\0"):
-        return io.BufferedReader(_Streams(path, lzma.LZMADecompressor), CHUNK)
+        return io.BufferedReader(_Streams(file, lzma.LZMADecompressor), CHUNK)
     if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", head):  # with a block, or empty
-        return io.BufferedReader(_Streams(path, bz2.BZ2Decompressor), CHUNK)
+        return io.BufferedReader(_Streams(file, bz2.BZ2Decompressor), CHUNK)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         import pyarrow
 
-        stream = pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        stream = pyarrow.CompressedInputStream(file, "zstd")
         return io.BufferedReader(stream, CHUNK)
-    return open(path, "rb")
+    return file
 
 
 class _Streams(io.RawIOBase):
     """All streams of a .bz2 or .xz file; `bz2.open` and `lzma.open` end without an error at a damaged one."""
 
-    def __init__(self, path: Path, decompressor: Callable[[], Any]) -> None:
-        self._file, self._new = open(path, "rb"), decompressor  # noqa: SIM115 (closed below)
+    def __init__(self, file: IO[bytes], decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = file, decompressor
         self._current = decompressor()
 
     def readable(self) -> bool:

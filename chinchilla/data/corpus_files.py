@@ -17,7 +17,7 @@ from typing import Any
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer
+from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer, open_regular
 
 MAX_NAMED = 3  # files in a message; the others are counted
 FOUND_TWICE = "folder found twice"
@@ -139,7 +139,7 @@ def refuse_source_folder(data_dir: Path, sources: Iterable[SourceConfig]) -> Non
     Raises:
         DataError: naming both folders.
     """
-    target = data_dir.resolve()
+    target = Path(os.path.realpath(data_dir))
     for source in sources:
         if source.format == "embedded":
             continue
@@ -149,7 +149,7 @@ def refuse_source_folder(data_dir: Path, sources: Iterable[SourceConfig]) -> Non
         read |= {Path(*p.parts[: p.parts.index("**")]) for p in given if "**" in p.parts}
         holds = {path.parent for path in _find(source).files if path not in given}
         for folder in sorted(read | holds):
-            real = folder.resolve()
+            real = Path(os.path.realpath(folder))
             if real.is_relative_to(target) or (folder in read and target.is_relative_to(real)):
                 raise DataError(
                     f"data_dir={data_dir} would put tokens beside the text that is read from {folder}. "
@@ -185,7 +185,7 @@ def _is_pointer(path: Path) -> bool:
     try:
         if path.stat().st_size >= LFS_POINTER_BYTES:
             return False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return is_lfs_pointer(file.read(LFS_POINTER_BYTES))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None

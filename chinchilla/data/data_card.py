@@ -9,7 +9,7 @@ from typing import Any
 
 from chinchilla.core.errors import InputError, clean
 from chinchilla.core.files import write_text
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import TEXT_BYTES, read_json
 from chinchilla.data.manifest import Manifest
 
 CARD = "data_card.md"
@@ -101,7 +101,7 @@ def _overlaps(folder: Path, data_id: str) -> list[str]:
     for path in sorted(folder.glob("overlap-*.json")):
         # Other files may have such a name.
         with contextlib.suppress(InputError, AttributeError, KeyError, TypeError, ValueError):
-            report = read_json(path, "overlap")
+            report = read_json(path, "overlap", TEXT_BYTES)
             if report["data_id"] == data_id:
                 rows.append(_overlap_row(report))
     if not rows:

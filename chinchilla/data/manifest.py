@@ -18,7 +18,7 @@ from typing import Any
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import inside, read_json
+from chinchilla.core.reading import TEXT_BYTES, inside, read_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 4
@@ -149,7 +149,7 @@ class Manifest:
             )
         advice = "Prepare the data in another data_dir."
         try:
-            record = read_json(path, "data_dir")
+            record = read_json(path, "data_dir", TEXT_BYTES)
         except InputError as error:
             raise DataError(str(error)) from None
         if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
@@ -191,7 +191,10 @@ class Manifest:
             path = inside(data_dir, name)
             size = path.stat().st_size if path.is_file() else None
             if size is None or expected not in (None, size):
-                problem = "is missing" if size is None else f"has {size} bytes, not {expected}"
+                problem = f"has {size} bytes, not {expected}"
+                if size is None:
+                    there = os.path.exists(path)
+                    problem = "is not a regular file" if there else "is missing"
                 raise DataError(
                     f"{path} {problem}. Move the folder away, and prepare the data again (chinchilla data)."
                 )

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.reading import open_regular, sha256_file
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
 
 _MAGIC, _VERSION = b"chintoks", 1
@@ -87,19 +87,20 @@ def map_tokens(path: Path, shard: Shard, dtype: str) -> np.ndarray:
     Raises:
         DataError: the header does not match the manifest.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         header = file.read(HEADER_BYTES)
-    expected = (_MAGIC, _VERSION, np.dtype(dtype).itemsize, shard.tokens, shard.documents)
-    if len(header) < HEADER_BYTES or _HEADER.unpack(header) != expected:
-        raise DataError(
-            f"{path} does not begin with the header of a shard of {shard.tokens} tokens and "
-            f"{shard.documents} documents. Move the folder away, and prepare the data again."
-        )
-    little_endian = np.dtype(dtype).newbyteorder("<")
-    return np.asarray(np.memmap(path, little_endian, "r", HEADER_BYTES, (shard.tokens,)))
+        expected = (_MAGIC, _VERSION, np.dtype(dtype).itemsize, shard.tokens, shard.documents)
+        if len(header) < HEADER_BYTES or _HEADER.unpack(header) != expected:
+            raise DataError(
+                f"{path} does not begin with the header of a shard of {shard.tokens} tokens and "
+                f"{shard.documents} documents. Move the folder away, and prepare the data again."
+            )
+        little_endian = np.dtype(dtype).newbyteorder("<")
+        return np.asarray(np.memmap(file, little_endian, "r", HEADER_BYTES, (shard.tokens,)))
 
 
 def document_ends(path: Path, shard: Shard, token_bytes: int) -> np.ndarray:
     """(documents,) int64 number of tokens of a shard up to the end of each document in it."""
     offset = HEADER_BYTES + token_bytes * shard.tokens
-    return np.fromfile(path, "<u8", shard.documents, offset=offset).astype(np.int64)
+    with open_regular(path) as file:
+        return np.fromfile(file, "<u8", shard.documents, offset=offset).astype(np.int64)

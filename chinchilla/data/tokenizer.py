@@ -18,9 +18,10 @@ from typing import Any
 import sentencepiece
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import is_lfs_pointer
+from chinchilla.core.reading import MB, is_lfs_pointer, read_bytes
 
 SPACE_MARK = "\u2581"  # represents a space inside pieces
+TOKENIZER_BYTES = 16 * MB  # of a .model file; one of 256,000 pieces has 5 MB
 MAX_SEGMENT = 32_768  # characters per call of SentencePiece, whose memory grows with them
 MAX_TRAIN_LINE = 1_000  # characters; at most 4,000 bytes, under SentencePiece's 4,192
 _UNTRAINABLE = re.compile(
@@ -74,7 +75,7 @@ class Tokenizer:
             DataError: the file is missing, not a SentencePiece model, or has no eos piece.
         """
         try:
-            model = path.read_bytes()
+            model = read_bytes(path, TOKENIZER_BYTES)
         except OSError as error:
             raise DataError(f"tokenizer {path} cannot be read ({error.strerror}).") from None
         if not model:

@@ -22,7 +22,7 @@ from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import create_once, make_dirs, pretty_json
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import read_json, sha256_file
+from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
 from chinchilla.decide.allocation import best_sizes
 from chinchilla.decide.decision import FITTED, DecisionModel
 from chinchilla.decide.predictions import Prediction, interval, resampled_losses
@@ -183,7 +183,7 @@ def load(path: Path) -> Preregistration:
     Raises:
         InputError: it is another kind of file, or its hash is not that of its contents.
     """
-    value = read_json(path, "prediction")
+    value = read_json(path, "prediction", TEXT_BYTES)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA or "sha256" not in value:
         schema = value.get("schema") if isinstance(value, dict) else None
         raise InputError(

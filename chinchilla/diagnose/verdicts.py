@@ -32,7 +32,7 @@ from typing import Any
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import read_json, sha256_file
+from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
@@ -152,7 +152,7 @@ class Diagnostics:
         Raises:
             InputError: missing, unreadable, or of another schema.
         """
-        value = read_json(path, "diagnostics")
+        value = read_json(path, "diagnostics", TEXT_BYTES)
         if isinstance(value, dict) and value.get("schema") != SCHEMA:
             raise InputError(
                 f"{path} has schema {value.get('schema')!r} and this version reads schema {SCHEMA}. Run "

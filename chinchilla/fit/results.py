@@ -21,7 +21,7 @@ from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.files import write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
-from chinchilla.core.reading import read_json, sha256_file
+from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.fit.result import FitResult, RunsOf, approach_label, budgets, frame, observations_at
 from chinchilla.observations.table import Observations
@@ -301,7 +301,9 @@ class FitResults:
             raise InputError(
                 f"{path} does not exist.{nearest_path(path)} Make it with `chinchilla fit`."
             )
-        file: FrontierFile = decode(FrontierFile, read_json(path, "fits"), str(path), SCHEMA)
+        file: FrontierFile = decode(
+            FrontierFile, read_json(path, "fits", TEXT_BYTES), str(path), SCHEMA
+        )
         data = file.data
         for name in ("C", "N", "D", "tokens_per_param"):
             ends = decode(list[float] | None, data.get(name), f"{path}: data.{name}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_text
 from chinchilla.core.paper import ISOFLOP_BUDGETS
+from chinchilla.core.reading import read_bytes
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import COLUMNS
 
@@ -89,5 +90,5 @@ def fetch(out: Path, url: str = "", timeout_s: float = 30.0) -> None:
     writable_dir(out.parent, "out")
     if not out.exists():
         write_text(out, text)
-    elif out.read_bytes() != text.encode("utf-8"):
+    elif read_bytes(out) != text.encode("utf-8"):
         raise InputError(f"out={out} exists with other content. Choose another name.")

@@ -17,7 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError, clean, nearest_path
-from chinchilla.core.reading import is_lfs_pointer
+from chinchilla.core.reading import MB, is_lfs_pointer, read_bytes
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
     ALL_COLUMNS,
@@ -303,6 +303,7 @@ def _make_table(
     return Table(name, columns, header, row, found.factors, found.conventions, others, notes)
 
 
+TABLE_BYTES = 2000 * MB  # some 20 million rows
 _COMPRESSED = {  # by the first bytes of a file
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
@@ -311,7 +312,7 @@ _COMPRESSED = {  # by the first bytes of a file
 def _read_text(path: Path, key: str) -> str:
     """The text of a UTF-8 file, or of a UTF-16 file with a byte order mark."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, TABLE_BYTES)
     except OSError as error:
         raise InputError(
             f"{key}={path} cannot be read ({error.strerror}).{nearest_path(path)} Give the path of a CSV file."

@@ -16,9 +16,8 @@ from chinchilla.core.errors import DataError, InputError, Problems, Refusal, Use
 from chinchilla.core.shapes import ModelShape, flops_per_token, n_params, shape_named
 from chinchilla.core.units import number
 from chinchilla.plan.lr_rules import apply_rule, published_lr
-from chinchilla.plan.records import RunSpec, count_label
+from chinchilla.plan.records import MAX_STEPS, RunSpec, count_label
 
-MAX_STEPS = 5_000_000  # more are a mistake: GPT-3 had 300,000, and a step has an overhead
 MAX_USEFUL_EPOCHS = 40  # beyond them repeats have no measurable value (Muennighoff et al. 2023)
 
 

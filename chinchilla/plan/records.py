@@ -22,14 +22,17 @@ from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import atomic_write, write_json
 from chinchilla.core.json_codec import check_fields, decode
+from chinchilla.core.npz import read_npz
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import MB, parse_json, read_json, read_lines
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 3
 LABELS = ("sweep", "recipe")  # fields of a RunSpec that change nothing
 RESULT_SCHEMA = 2
+MAX_STEPS = 5_000_000  # more are a mistake: GPT-3 had 300,000, and a step has an overhead
+PLAN_BYTES = 100 * MB  # some 80,000 runs
 
 
 def count_label(x: float) -> str:
@@ -255,21 +258,18 @@ class Curve:
     @classmethod
     def load(cls, run_dir: Path) -> "Curve":
         try:
-            with np.load(run_dir / "curve.npz", allow_pickle=False) as z:
-                arrays = {k: z[k] for k in ("step", "loss", "validation_step", "validation_loss")}
-            for a in arrays.values():  # a member that is not an array is bytes
-                if getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu":
-                    raise ValueError("not four arrays of numbers")
-            curve = cls(**arrays)
+            names = [each.name for each in dataclasses.fields(cls)]
+            curve = cls(**read_npz(run_dir / "curve.npz", names, max_values=MAX_STEPS + 1))
             pairs = ((curve.step, curve.loss), (curve.validation_step, curve.validation_loss))
             if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
                 raise ValueError("steps do not increase from 0")
             return curve
-        except Exception as error:  # of a damaged file NumPy, zipfile and zlib raise a dozen types
-            what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
-            lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
+        except (OSError, ValueError) as error:
+            what = f"damaged ({getattr(error, 'strerror', None) or error})"
+            if isinstance(error, FileNotFoundError):
+                what = "missing"
             raise InputError(
-                f"training curve {run_dir / 'curve.npz'} is {what}{lacks}. Delete result.json beside it "
+                f"training curve {run_dir / 'curve.npz'} is {what}. Delete result.json beside it "
                 "and launch the sweep again: the run continues from its checkpoint."
             ) from None
 
@@ -299,27 +299,28 @@ def load_plan(path: Path) -> list[RunSpec]:
     Raises:
         InputError: the file is missing, not JSON lines, empty, or of another schema.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(_no_sweep(path.parent)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"plan {path} cannot be read ({why}). Give a folder that `chinchilla sweep` made."
-        ) from None
     advice = (
         "If it is damaged, move it away and give the same sweep command again: the plan is written "
         "again, and trained runs are kept."
     )
     specs: dict[str, RunSpec] = {}  # repeated lines count once
-    for i, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {i} is not JSON ({error}). {advice}") from None
-        spec = RunSpec.from_dict(value, f"{path} line {i}")
-        specs[spec.run_id] = spec
+    try:
+        for i, line in enumerate(read_lines(path, PLAN_BYTES), 1):
+            spec = RunSpec.from_dict(_parsed(line, f"{path} line {i}", advice), f"{path} line {i}")
+            specs[spec.run_id] = spec
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(_no_sweep(path.parent)) from None
+    except OSError as error:
+        raise InputError(
+            f"plan {path} cannot be read ({error.strerror}). Give a folder that `chinchilla sweep` made."
+        ) from None
     if not specs:
         raise InputError(f"plan {path} has no runs in it. {advice}")
     return list(specs.values())
+
+
+def _parsed(line: bytes, where: str, advice: str) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}). {advice}") from None

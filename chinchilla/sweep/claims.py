@@ -39,7 +39,7 @@ from chinchilla.core.files import (
     write_text,
 )
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import RefusedFile, open_regular, read_json
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead
@@ -117,12 +117,12 @@ def file_system_now(folder: Path) -> float:
 def _modified(path: Path) -> float:
     """Time of the last change of `path`; 0 if it does not exist."""
     try:
-        with open(path, "rb") as f:  # open() asks an NFS server; stat() alone may be a minute old
+        with open_regular(path) as f:  # open() asks an NFS server; stat() alone may be a minute old
             return os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return 0.0
-    except IsADirectoryError:
-        return path.stat().st_mtime
+    except RefusedFile:
+        return path.lstat().st_mtime
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:

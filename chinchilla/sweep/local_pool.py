@@ -13,8 +13,11 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.config.words import quoted
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
+from chinchilla.core.reading import read_tail
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.signals import Stop, block_warnings
+
+TAIL_BYTES = 1 << 14  # read from the end of a log
 
 # -P: a file in the working folder, such as random.py, must not replace a module of the same name.
 WORKER = (sys.executable, "-P", "-m", "chinchilla.cli", "worker")
@@ -98,10 +101,12 @@ class Pool:
         lines = []
         for process, log in self.logs.items():
             if process.returncode not in (EXIT_OK, EXIT_AGAIN):
-                output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                try:
+                    output = read_tail(log, TAIL_BYTES)[0].strip().splitlines() or ["no output"]
+                except OSError as error:
+                    output = [f"its log cannot be read ({error.strerror})"]
                 lines.append(
-                    f"worker {log.stem} ended with code {process.returncode}: "
-                    f"{output[-1] if output else 'no output'} ({log})"
+                    f"worker {log.stem} ended with code {process.returncode}: {output[-1]} ({log})"
                 )
         return lines
 

@@ -39,7 +39,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, temporary_path, write_json
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import RECORD_BYTES, parse_json, read_bytes, read_json
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now
@@ -224,9 +224,9 @@ def load_result(run_dir: Path) -> RunResult | None:
 
 def _of_another_version(path: Path) -> bool:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bytes(path, RECORD_BYTES))
         schemas = value["schema"], value["spec"]["schema"]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return False
     pairs = zip(schemas, (RESULT_SCHEMA, SPEC_SCHEMA), strict=True)
     return any(type(x) is int and x != expected for x, expected in pairs)
@@ -256,8 +256,8 @@ def _checkpoint_steps(folder: Path) -> list[int]:
 def read_progress(run_dir: Path) -> dict[str, Any]:
     """Contents of progress.json; {} if it is missing or damaged."""
     try:
-        value = json.loads((run_dir / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(read_bytes(run_dir / "progress.json", RECORD_BYTES))
+    except (OSError, ValueError):
         return {}
     numbers = ("step", "steps", "loss", "tokens_per_second", "micro_batch_tokens")
     whole = isinstance(value, dict) and all(_is_number(value.get(k) or 0) for k in numbers)

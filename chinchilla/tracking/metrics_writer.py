@@ -24,7 +24,7 @@ class MetricsWriter:
         self, run_dir: Path, spec: RunSpec, runtime: RuntimeConfig, first_step: int
     ) -> None:
         path = run_dir / "metrics.jsonl"
-        lines = [line for line in read_metrics(path) if line["step"] <= first_step]
+        lines = (line for line in read_metrics(path) if line["step"] <= first_step)
         with atomic_write(path) as f:
             f.writelines(json.dumps(line) + "\n" for line in lines)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)

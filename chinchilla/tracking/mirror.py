@@ -29,7 +29,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import write_json
 from chinchilla.core.program import run_program
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import LINE_BYTES, open_regular, read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
 
@@ -162,28 +162,29 @@ def _read_synced(run_dir: Path) -> dict[str, Any]:
     return {}
 
 
-def read_metrics(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl before the first incomplete one; [] without a file.
+def read_metrics(path: Path) -> Iterator[Line]:
+    """Yield the lines of a metrics.jsonl before the first incomplete one; none without a file.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
-        return _parse(path.read_bytes())
+        with open_regular(path) as f:
+            while text := f.readline(LINE_BYTES):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
+                    return
+                if _is_line(line):
+                    yield line
     except FileNotFoundError:
-        return []
+        return
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
 
 
-def _parse(text: bytes) -> list[Line]:
-    lines: list[Any] = []
-    for row in text.decode(errors="replace").splitlines():
-        try:
-            lines.append(json.loads(row))
-        except (ValueError, RecursionError):
-            break
-    return [x for x in lines if isinstance(x, dict) and type(x.get("step")) is int]
+def _is_line(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("step")) is int
 
 
 def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line]:
@@ -191,12 +192,14 @@ def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line
     position, last = 0, False
     while not last:
         last = ended.is_set()  # before the read, so that no line is missed
-        with open(path, "rb") as f:
+        with open_regular(path) as f:
             f.seek(position)
-            text = f.read()
-        text = text[: text.rfind(b"\n") + 1]
-        position += len(text)
-        yield from (line for line in _parse(text) if line["step"] > after_step)
+            while (text := f.readline(LINE_BYTES)).endswith(b"\n"):
+                position += len(text)
+                with contextlib.suppress(ValueError, RecursionError):
+                    line = json.loads(text)
+                    if _is_line(line) and line["step"] > after_step:
+                        yield line
         if not last:
             ended.wait(POLL_SECONDS)
 

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import fcntl
 import filecmp
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,14 +19,21 @@ from pathlib import Path
 
 from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError, InputError, UnreachableError
-from chinchilla.core.files import atomic_write, clean_leftovers, fsync_dir, writable_dir, write_text
-from chinchilla.core.reading import inside
+from chinchilla.core.files import (
+    atomic_write,
+    clean_leftovers,
+    fsync_dir,
+    writable_dir,
+    write_text,
+)
+from chinchilla.core.reading import JSON_MEMORY, RECORD_BYTES, inside, parse_json, read_text
 from chinchilla.data.corpus_files import find_files, refuse_source_folder
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo
 from chinchilla.data.prepare import stages
 from chinchilla.data.prepare.encode import dtype_of
 from chinchilla.data.prepare.fingerprint import (
+    FileRecord,
     changed_files,
     differences,
     file_record,
@@ -99,11 +107,31 @@ def _existing(command: DataCommand, data_dir: Path) -> Manifest:
     return manifest
 
 
+def _check_length(files: list[FileRecord]) -> None:
+    """Refuse, before any text is read, a list of source files with which a manifest could not be read."""
+    try:
+        parse_json(json.dumps(files, indent=2), JSON_MEMORY * 7 // 8)
+    except ValueError as error:
+        raise DataError(
+            f"the text has {len(files):,} files, too many to record in {MANIFEST} ({error}). Combine files, for "
+            "example as lines of JSON, and give corpus=jsonl."
+        ) from None
+
+
+def _digest_of(work: Path) -> str:
+    """What an unfinished preparation was of; "" if that cannot be read."""
+    try:
+        return read_text(work / DIGEST, RECORD_BYTES)
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def _build(command: DataCommand, work: Path, progress: Progress) -> None:
     """Build all files in the working folder, the manifest last, continuing a call that was interrupted."""
     files = [file_record(source, path) for source, path in source_files(command)]
+    _check_length(files)
     digest = resume_digest(command, files)
-    if not (work / DIGEST).exists() or (work / DIGEST).read_text() != digest:
+    if _digest_of(work) != digest:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         write_text(work / DIGEST, digest)
@@ -260,7 +288,8 @@ def _opened(command: DataCommand) -> Iterator[Path]:
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """Allow one preparation per folder; the lock is released when the process ends."""
-    with open(data_dir / LOCK, "a") as file:
+    # Not "a", which would wait if the file were a FIFO.
+    with open(os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

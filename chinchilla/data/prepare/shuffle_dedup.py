@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from chinchilla.core.files import fsync_dir, write_json
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import open_regular, read_json
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 COUNTS = "counts.json"
@@ -122,7 +122,7 @@ class Documents:
         """One bucket: (source, key, text) of its documents; by source, those dropped by reason."""
         records = []
         for source, folder in enumerate(self.folders):
-            with open(folder / f"{bucket:03d}", "rb") as file:
+            with open_regular(folder / f"{bucket:03d}") as file:
                 while key := file.read(_KEY_BYTES):
                     [length] = _HEAD.unpack(file.read(_HEAD.size))
                     records.append((key, source, file.read(length)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import read_json, read_tail
 from chinchilla.sweep.slurm.queue import JobArray, QueuedJob
 
 TAIL_BYTES = 1 << 14  # read from the end of a log
@@ -96,9 +96,9 @@ def _job_id(folder: Path) -> str:
 def _last_line(log: Path) -> str:
     """The last line of a log that is not empty."""
     try:
-        with open(log, "rb") as f:
-            f.seek(max(0, f.seek(0, 2) - TAIL_BYTES))
-            lines = f.read().decode(errors="replace").split("\n")
-    except OSError:
+        lines = read_tail(log, TAIL_BYTES)[0].split("\n")
+    except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"{log.name} cannot be read ({error.strerror})"
     return next((text for line in reversed(lines) if (text := " ".join(line.split()))), "")

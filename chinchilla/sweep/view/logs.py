@@ -11,7 +11,7 @@ from typing import Any
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json
+from chinchilla.core.reading import read_json, read_tail
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.slurm.unstarted import unstarted_lines
@@ -69,7 +69,7 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
         if message := _record(path).get("refused"):
             sections[str(path)] = [f"sbatch refused these jobs: {message}"]
     for pattern in ("workers/*.log", "slurm/*/*_log.out"):
-        newest = max(sweep_dir.glob(pattern), key=lambda p: p.stat().st_mtime, default=None)
+        newest = max(sweep_dir.glob(pattern), key=lambda p: p.lstat().st_mtime, default=None)
         if newest:
             sections[str(newest)] = _tail(newest)
     return _last_lines(sections, n_lines, first={})
@@ -121,15 +121,14 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _tail(path: Path) -> list[str]:
-    """The last lines of a log, at most TAIL_BYTES; [] if it cannot be read."""
+    """The last lines of a log, at most TAIL_BYTES; [] without one."""
     try:
-        with open(path, "rb") as f:
-            size = f.seek(0, 2)
-            f.seek(max(0, size - TAIL_BYTES))
-            lines = f.read().decode(errors="replace").splitlines()
-    except OSError:
+        text, is_cut = read_tail(path, TAIL_BYTES)
+    except FileNotFoundError:
         return []
-    return lines[1:] if size > TAIL_BYTES else lines  # the first line may be incomplete
+    except OSError as error:
+        return [f"{path.name} cannot be read ({error.strerror})."]
+    return text.splitlines()[is_cut:]  # the first line may be incomplete
 
 
 def _lines_about(lines: Sequence[str], run_id: str) -> list[str]:

@@ -24,7 +24,15 @@ from safetensors.torch import load_file
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import remove, temporary_path
-from chinchilla.core.reading import read_json, sha256_file
+from chinchilla.core.reading import (
+    RECORD_BYTES,
+    RefusedFile,
+    open_regular,
+    parse_json,
+    read_json,
+    read_text,
+    sha256_file,
+)
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import available_memory
@@ -168,11 +176,13 @@ def verify(path: Path, group: RankGroup) -> int:
         InputError: the checkpoint is of another schema.
     """
     try:
-        text = (path / MANIFEST).read_bytes().decode()
-        body = dict(json.loads(text))
+        text = read_text(path / MANIFEST, RECORD_BYTES)
+        body = dict(parse_json(text))
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
-    except (ValueError, TypeError, RecursionError):
+    except RefusedFile as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError):
         raise Damaged(f"{MANIFEST} is not JSON") from None
     body.pop("sha256", None)
     if manifest_text(body) != text:
@@ -193,6 +203,8 @@ def verify(path: Path, group: RankGroup) -> int:
             digest = sha256_file(path / name)
         except FileNotFoundError:
             raise Damaged(f"{name} is missing") from None
+        except RefusedFile as error:
+            raise Damaged(f"{name} cannot be read ({error.strerror})") from None
         if digests[name] != digest:
             raise Damaged(f"{name} does not match its SHA-256")
     return n_shards
@@ -228,6 +240,12 @@ def read_rows(files: Sequence[Path], group: RankGroup) -> dict[str, torch.Tensor
     Raises:
         SafetensorError: not a safetensors file, or shards of different widths.
     """
+    for file in files:
+        with open_regular(file) as f:  # its header is JSON, preceded by its length
+            if int.from_bytes(f.read(8), "little") > RECORD_BYTES:
+                raise SafetensorError(
+                    f"the header of {file.name} is longer than any that is written"
+                )
     if len(files) == group.world_size == 1:
         return load_file(files[0])
     tensors = {}

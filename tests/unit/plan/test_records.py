@@ -285,7 +285,7 @@ def test_a_missing_plan_is_reported_with_the_command_that_writes_it(tmp_path):
 
 def test_a_plan_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "plan.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="line 1 is not JSON"):
         load_plan(tmp_path / "plan.jsonl")
 
 
@@ -313,7 +313,7 @@ def test_a_damaged_curve_is_reported_in_one_line(tmp_path, damage):
     Curve(np.arange(1000), rng.random(1000)).save(tmp_path)
     path = tmp_path / "curve.npz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"^training curve .*curve.npz is damaged\. .+\.$"):
+    with pytest.raises(InputError, match=r"^training curve .*curve.npz is damaged \(.+\)\. .+\.$"):
         Curve.load(tmp_path)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from small_world import make_speeches
-from test_checkpoint import SPEC, assert_is, flip, made, names, saved, update_manifest
+from special_files import KINDS, at_most, put_special
+from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, update_manifest
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.core.errors import InputError
@@ -130,7 +131,8 @@ sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import torch
 from small_world import make_speeches
-from test_checkpoint import SPEC, assert_is, made, names, saved
+from special_files import KINDS, at_most, put_special
+from test_checkpoint import FILES, SPEC, assert_is, made, names, saved
 from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
 folder = Path(sys.argv[1])
 """
@@ -233,6 +235,29 @@ def test_a_damaged_checkpoint_is_renamed_until_the_next_save(tmp_path: Path):
     assert names(tmp_path) == ["step-00000010", "step-00000015"]
     saved(tmp_path, 20)
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
+
+
+def test_a_header_of_many_tensors_is_not_parsed(tmp_path: Path):
+    """safetensors would take 24 bytes of memory per byte of it."""
+    *_, newest = saved(tmp_path, 10, 20)
+    header = b"{" + b" " * 5_000_000 + b"}"
+    (newest / "weights.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    update_manifest(newest)
+    got, [complaint] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert "the header of weights.safetensors is longer" in complaint
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_with_a_special_file_is_damaged(tmp_path: Path, kind: str, name: str):
+    """Nothing waits for a FIFO; the checkpoint before it is used, and the file is named."""
+    *_, newest = saved(tmp_path, 10, 20)
+    put_special(kind, newest / name)
+    with at_most(10):
+        got, [complaint] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert name in complaint
 
 
 def test_an_error_of_the_file_server_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from chinchilla import cli
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
-from chinchilla.data.prepare import stages
+from chinchilla.data.prepare import pipeline, stages
 from chinchilla.data.prepare.pipeline import make_tokenizer, prepare
 from chinchilla.data.tokenizer import train_tokenizer
 
@@ -259,6 +259,16 @@ def test_folder_that_cannot_be_written(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(InputError, match="data_dir="):
         prepare(command(tmp_path / "file" / "d", path))
+
+
+def test_more_files_than_a_manifest_can_list_are_refused_before_they_are_read(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "JSON_MEMORY", 1000)
+    path = write_jsonl(tmp_path / "a.jsonl", documents())
+    with pytest.raises(DataError, match="the text has 1 files, too many to record"):
+        prepare(command(tmp_path / "d", path))
+    assert not (tmp_path / "d").exists()
 
 
 def test_full_disk_is_one_line(tmp_path, monkeypatch):
