@@ -24,11 +24,14 @@ from chinchilla.core.errors import (
     nearest,
     os_error_message,
 )
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.terminal import print_error, print_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Errors of the user give no traceback."""
+    if argv is None:  # started as a program
+        exclude_working_folder()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:

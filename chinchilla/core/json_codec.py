@@ -10,6 +10,11 @@ from typing import Any
 
 from chinchilla.core.errors import InputError
 
+
+class OtherVersion(InputError):
+    """A record that another version of chinchilla wrote."""
+
+
 IN_MEMORY = {"stored": False}  # metadata of a field that is not saved
 _EXPECTED = {  # types in error messages
     list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
@@ -34,6 +39,7 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
         `value`.
 
     Raises:
+        OtherVersion: of another schema.
         InputError: naming the file and what differs.
     """
     if not isinstance(value, dict):
@@ -43,7 +49,7 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
             f"{where} states no schema, so chinchilla did not write it. Restore the file, or create it again."
         )
     if schema is not None and value.get("schema") != schema:
-        raise InputError(
+        raise OtherVersion(
             f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "
             "Use the version of chinchilla that wrote it, or a new folder."
         )

@@ -54,8 +54,10 @@ from chinchilla.sweep.preflight import (
 )
 from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
+    OtherCode,
     ProgressFile,
     RunFilter,
+    check_code,
     has_result,
     load_runtime,
     mark_ended,
@@ -196,6 +198,7 @@ class Worker:
             if self.train is None:
                 from chinchilla.train import train_run
 
+                check_code(self.sweep_dir)  # the modules just imported are those that were hashed
                 self.train = train_run
             self.width = spec.model.d_model
             result = self.train(
@@ -212,6 +215,10 @@ class Worker:
             )
         except ClaimLost:
             log.warning("%s was taken over by another worker", spec.run_id)
+            return
+        except OtherCode as error:
+            self.summary.cannot_train = one_line(error)
+            claim.release(one_line(error), excused=True)
             return
         except Exception as error:
             kind, reason = failure_kind(error), error_summary(error)
@@ -235,7 +242,7 @@ class Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
-        if claim.publish("result.json", dataclasses.asdict(result)):
+        if claim.publish("result.json", result.to_record()):
             if result.status == "finished" and runtime.keep_checkpoints == "none":
                 with contextlib.suppress(OSError):
                     remove(run_dir / "checkpoints")
@@ -298,12 +305,15 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
         printed in one line.
 
     Raises:
-        InputError: the sweep's files are invalid, or its folder is not writable.
+        InputError: the sweep's files are invalid, its folder is not writable, or this is not the code
+            that it was launched with.
     """
     sweep_dir = Path(command.sweep_dir)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(command.threads)
     runtime = load_runtime(sweep_dir)
+    if train is None:
+        check_code(sweep_dir)
     data_dir = Path(command.data_dir) if command.data_dir else recorded_data_dir(sweep_dir)
     run_id = find_runs(sweep_dir, [command.run])[0].run_id if command.run else ""
     only = Selection(SizeRange(command.min_params, command.max_params), run_id)

@@ -28,6 +28,7 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import write_json
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.reading import read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
@@ -230,7 +231,7 @@ def start_mirrors(
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "chinchilla.tracking.mirror", json.dumps(job)],
+                [sys.executable, "-P", "-m", "chinchilla.tracking.mirror", json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # so that Ctrl-C does not reach it
@@ -276,6 +277,7 @@ def _warn(tracker: str, problem: str) -> None:
 
 def main() -> None:
     """Follow one run until standard input closes because training has ended or was killed."""
+    exclude_working_folder()
     job = json.loads(sys.argv[1])
     run_dir, target = Path(job["run_dir"]), Target(**job["target"])
     ended = threading.Event()

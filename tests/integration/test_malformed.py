@@ -18,6 +18,7 @@ from test_poison import SPEC, make_data
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
+from chinchilla.core.provenance import Code
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.run_files import save_runtime
 
@@ -26,7 +27,7 @@ RESULT = RunResult(
     spec=SPEC, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=1,
     validation_loss={"validation": 3.1}, validation_tokens={"validation": 64}, bits_per_byte={}, n_params=SPEC.N,
     n_params_non_embedding=1, steps_done=20, flops_spent=SPEC.C, train_seconds=1.0,
-    tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
+    tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, code=Code("0.1.0"),
     started_utc="", finished_utc="",
 )  # fmt: skip
 CSV = "run_id,budget_flops,C,N,D,L\na,6e18,6e18,1e8,1e10,3.0\nb,6e18,6e18,2e8,5e9,3.1\n"
@@ -44,8 +45,9 @@ def valid_files(tmp_path: Path) -> Path:
     for spec in SPECS:
         run_dir = sweep_dir / "runs" / spec.run_id
         run_dir.mkdir(parents=True)
-        replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(run_dir)
-        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(run_dir)
+        loss = np.linspace(5, 3 + 0.1 * spec.seed, 20)
+        curve = Curve(np.arange(20), loss, np.array([20]), np.array([3.1])).save(run_dir)
+        replace(RESULT, spec=spec, final_loss=float(loss[-1]), **curve).save(run_dir)
     save_plan(SPECS, sweep_dir / "plan.jsonl")
     save_runtime(RuntimeConfig(device="cpu"), sweep_dir)
     make_data(tmp_path / "data")

@@ -99,7 +99,7 @@ def test_mutated_results(tmp_path: Path, data: bytes):
     (tmp_path / "result.json").write_bytes(data)
 
     def read() -> None:
-        result = RunResult.load(tmp_path)
+        result = RunResult.read(tmp_path / "result.json")
         for loss in ("train", "validation"):
             if result.status == "finished":
                 Observations.from_results([result], loss)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.terminal import print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
@@ -182,6 +183,7 @@ def _wait_for_end(stop: Stop) -> int:
 
 def main() -> int:
     """Run the job of the folder given on the command line."""
+    exclude_working_folder()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     try:
         if "SLURM_JOB_ID" not in os.environ:

@@ -9,6 +9,7 @@ from command_line import one_line
 
 from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.core import paper
+from chinchilla.core.provenance import Code
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
@@ -141,17 +142,18 @@ def sweep_dir(tmp_path):
     for spec in specs:
         run_dir = folder / "runs" / spec.run_id
         run_dir.mkdir(parents=True)
-        final = float(LAW(spec.N, spec.D))
+        loss = float(LAW(spec.N, spec.D)) + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
+        loss[-10:] = final = float(LAW(spec.N, spec.D))
+        last = np.array([final + 0.1])
+        curve = Curve(np.arange(spec.steps), loss, np.array([spec.steps]), last).save(run_dir)
         RunResult(
             spec=spec, status="finished", reason="", final_loss=final, final_loss_se=0.01,
             final_loss_steps=10, validation_loss={"validation": final + 0.1},
             validation_tokens={"validation": 1000}, bits_per_byte={"validation": 1.0}, n_params=spec.N,
             n_params_non_embedding=1, steps_done=spec.steps, flops_spent=spec.C, train_seconds=1.0,
             tokens_per_second=1.0, mfu=None, peak_memory_bytes=1, device="cpu", versions={},
-            git="", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z",
+            code=Code("0.1.0"), started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z", **curve,
         ).save(run_dir)  # fmt: skip
-        loss = final + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
-        Curve(np.arange(spec.steps), loss).save(run_dir)
     return folder
 
 

@@ -70,4 +70,4 @@ def test_a_result_of_an_earlier_version_has_no_execution(whole, tmp_path: Path):
     values = dataclasses.asdict(whole[0])
     del values["execution"]
     (tmp_path / "result.json").write_text(json.dumps(values))
-    assert RunResult.load(tmp_path).execution == {}
+    assert RunResult.read(tmp_path / "result.json").execution == {}
