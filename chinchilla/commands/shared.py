@@ -21,7 +21,7 @@ class SweepRuns:
     """The runs of a sweep that have a result, in the plan's order."""
 
     results: list[RunResult]
-    curves: dict[str, Curve]  # by run_id, of the runs that did not fail
+    curves: dict[str, Curve]  # by run_id, of the runs that did not fail, if they were asked for
     left_out: dict[str, str]  # run_id -> what is wrong with its records, and what to do
 
     @property
@@ -33,7 +33,7 @@ class SweepRuns:
         return lines
 
 
-def sweep_runs(sweep_dir: Path) -> SweepRuns:
+def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
     """Read the results of a sweep and their curves; runs whose records do not agree are left out.
 
     Raises:
@@ -46,7 +46,7 @@ def sweep_runs(sweep_dir: Path) -> SweepRuns:
             continue
         try:
             result = RunResult.load(run_dir)
-            if result.status != "failed":
+            if with_curves and result.status != "failed":
                 runs.curves[run_id] = load_curve(run_dir, result)
             runs.results.append(result)
         except OtherVersion:

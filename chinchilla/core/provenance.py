@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import chinchilla
+from chinchilla.core.errors import InputError
 
 GIT_TIMEOUT_SECONDS = 20.0
+
+
+class OtherCode(InputError):
+    """This process does not run the code that it should."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,38 @@ class Code:
 def code_here() -> Code:
     """The code of this process, as it was when this function was first called."""
     return code_of(package_folder())
+
+
+def check_unchanged() -> None:
+    """Check that the package's files are those that this process has started with.
+
+    Called after modules were imported: they are then the modules that were hashed.
+
+    Raises:
+        OtherCode: a file was changed, added or removed.
+    """
+    here = code_here()
+    if package_hash(package_folder()) != here.package_sha256:
+        raise OtherCode(
+            f"the files in {package_folder()} have changed since this process started with chinchilla "
+            f"{here.label}. Launch the sweep again."
+        )
+
+
+def check_same_code(launched: Code, sweep: str) -> None:
+    """Check that this process runs the code that `sweep` was launched with.
+
+    Raises:
+        OtherCode: its package has other files.
+    """
+    check_unchanged()
+    here = code_here()
+    if launched.package_sha256 != here.package_sha256:
+        labels = [f"{c.label} (package {c.package_sha256[:8]})" for c in (launched, here)]
+        raise OtherCode(
+            f"{sweep} was launched with chinchilla {labels[0]}, and {package_folder()} is {labels[1]}. "
+            "Launch the sweep again with this version, or start the worker from the other installation."
+        )
 
 
 def several_versions(labels: Iterable[str]) -> str:

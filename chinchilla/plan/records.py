@@ -30,11 +30,8 @@ from chinchilla.core.reading import read_json
 from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
-_RESULT_REMEDY = "If it is damaged, launch the sweep again: the run continues from its checkpoint."
-CURVE_REMEDY = (
-    "Restore it from a copy, or move result.json beside it away and launch the sweep again: the run continues "
-    "from its checkpoint."
-)
+_AGAIN = "launch the sweep again: the run continues from its checkpoint."
+CURVE_REMEDY = f"Restore it from a copy, or move result.json beside it away and {_AGAIN}"
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 4
 LABELS = ("sweep", "recipe")  # fields of a RunSpec that change nothing
@@ -263,7 +260,9 @@ class RunResult:
         result, folder = cls.read(run_dir / "result.json"), Path(os.path.abspath(run_dir)).name
         if result.spec.run_id != folder:
             problem = f"belongs to run {result.spec.run_id}, not {folder}"
-            raise DamagedRecord(str(run_dir / "result.json"), problem, _RESULT_REMEDY)
+            raise DamagedRecord(
+                str(run_dir / "result.json"), problem, f"To train it again, {_AGAIN}"
+            )
         return result
 
     @classmethod
@@ -277,9 +276,11 @@ class RunResult:
         except OtherVersion:
             raise
         except DamagedRecord as error:
-            raise DamagedRecord(error.where, error.problem, _RESULT_REMEDY) from None
+            raise DamagedRecord(
+                error.where, error.problem, f"To train it again, {_AGAIN}"
+            ) from None
         except InputError as error:
-            raise InputError(f"{error} {_RESULT_REMEDY}") from None
+            raise InputError(f"{error} If it is damaged, {_AGAIN}") from None
         return result
 
 

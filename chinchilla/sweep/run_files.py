@@ -39,7 +39,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, temporary_path, write_json
 from chinchilla.core.json_codec import OtherVersion, decode
-from chinchilla.core.provenance import Code, code_here, package_folder, package_hash
+from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.core.reading import read_json
 from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.plan.checkpoint_names import checkpoint_step
@@ -99,36 +99,16 @@ def recorded_data_dir(sweep_dir: Path) -> Path:
     return Path(data_dir)
 
 
-class OtherCode(InputError):
-    """This process does not run the code that the sweep was launched with."""
-
-
 def check_code(sweep_dir: Path) -> None:
-    """Check that this process runs the code of the sweep's latest launch, before it trains.
-
-    Call it again after modules were imported: they must be those that were hashed.
+    """Check that this process runs the code of the sweep's latest launch.
 
     Raises:
-        OtherCode: this process or its files differ.
+        OtherCode: it does not.
         InputError: runtime.json cannot be read.
     """
-    path, here = sweep_dir / "runtime.json", code_here()
+    path = sweep_dir / "runtime.json"
     launched: Code = decode(Code, _read_runtime(path).get("code"), f"{path}: code")
-    if package_hash(package_folder()) != here.package_sha256:
-        raise OtherCode(
-            f"the files in {package_folder()} have changed since this process started with chinchilla "
-            f"{here.label}. Launch the sweep again."
-        )
-    if launched.package_sha256 != here.package_sha256:
-        raise OtherCode(
-            f"{sweep_dir} was launched with chinchilla {_named(launched)}, and {package_folder()} is "
-            f"chinchilla {_named(here)}. Launch the sweep again with this version, or start the worker "
-            "from the other installation."
-        )
-
-
-def _named(code: Code) -> str:
-    return f"{code.label} (package {code.package_sha256[:8]})"
+    check_same_code(launched, str(sweep_dir))
 
 
 def _read_runtime(path: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from chinchilla.core.errors import (
     one_line,
 )
 from chinchilla.core.files import remove, writable_dir
+from chinchilla.core.provenance import OtherCode, check_unchanged
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
@@ -54,7 +55,6 @@ from chinchilla.sweep.preflight import (
 )
 from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
-    OtherCode,
     ProgressFile,
     RunFilter,
     check_code,
@@ -198,7 +198,7 @@ class Worker:
             if self.train is None:
                 from chinchilla.train import train_run
 
-                check_code(self.sweep_dir)  # the modules just imported are those that were hashed
+                check_unchanged()  # the modules just imported are those that were hashed
                 self.train = train_run
             self.width = spec.model.d_model
             result = self.train(

@@ -314,7 +314,7 @@ def swept(tmp_path: Path, data_dir: Path, capsys) -> Path:
     save_plan(specs, folder / "plan.jsonl")
     run_dir = run_dir_of(folder, specs[0])
     result = train_run(specs[0], run_dir, data_dir, OFF)
-    (run_dir / "result.json").write_text(json.dumps(dataclasses.asdict(result)))
+    result.save(run_dir)
     return folder
 
 
