@@ -12,6 +12,7 @@ from typing import Any
 from chinchilla.core.errors import InputError
 
 KEY = "sha256"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class DamagedRecord(InputError):
@@ -29,8 +30,7 @@ class DamagedRecord(InputError):
 
 def content_hash(value: Any) -> str:
     """SHA-256 of a JSON value, hexadecimal; white space and the order of keys do not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:

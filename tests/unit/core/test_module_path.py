@@ -32,6 +32,34 @@ def test_a_module_in_the_working_folder_is_not_imported(tmp_path: Path, path: st
     (tmp_path / "planted.py").write_text("")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "bin" / "program.py")], cwd=tmp_path, capture_output=True,
-        text=True, env={**os.environ, "PYTHONPATH": path}, timeout=60,
+        text=True, env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": ""}, timeout=60,
     )  # fmt: skip
     assert done.stdout.split() == (["safe", "1"] if safe else ["0"]), done.stderr
+
+
+POOL = """
+import multiprocessing
+from chinchilla.core.module_path import exclude_working_folder
+
+if __name__ == "__main__":
+    {call}
+    child = multiprocessing.get_context("spawn").Process(target=print)
+    child.start()
+    child.join()
+"""
+
+
+@pytest.mark.parametrize(("call", "ran"), [("exclude_working_folder()", False), ("pass", True)])
+def test_the_processes_of_a_pool_import_no_module_of_the_working_folder(
+    tmp_path: Path, call: str, ran: bool
+):
+    """They begin with `python -c`, which searches the working folder first."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "program.py").write_text(POOL.format(call=call))
+    (tmp_path / "socket.py").write_text("open('ran', 'w')")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    subprocess.run(
+        [sys.executable, str(tmp_path / "bin" / "program.py")], cwd=tmp_path, capture_output=True,
+        env={**environment, "PYTHONPATH": PACKAGE}, timeout=60,
+    )  # fmt: skip
+    assert (tmp_path / "ran").exists() == ran
