@@ -193,7 +193,7 @@ def test_payloads_in_checkpoints_are_skipped_by_name(tmp_path: Path, payload):
     """In each file, with a manifest that matches it."""
     import torch
 
-    from chinchilla.core.files import sha256_file
+    from chinchilla.core.reading import sha256_file
     from chinchilla.train import checkpoint
     from chinchilla.train.checkpoint import files as checkpoint_files
 
