@@ -13,6 +13,8 @@ import pytest
 from sweep_fakes import make_result, make_specs
 
 from chinchilla.core.errors import InputError
+from chinchilla.core.files import write_json
+from chinchilla.core.reading import read_json
 from chinchilla.core.sealed import DamagedRecord
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan, save_plan
 from chinchilla.plan.run_folder import curve_problem, load_curve
@@ -149,6 +151,13 @@ def test_flipped_bits_are_found_or_change_nothing(tmp_path: Path, share: float):
         lambda: load_plan(tmp_path / "plan.jsonl") == specs,
     )
     assert n_same < 100
+    path = tmp_path / "spec.json"
+    write_json(path, specs[0].to_record())
+    flips(
+        path,
+        int(1_000 * share),
+        lambda: RunSpec.from_record(read_json(path, "run spec"), str(path)) == specs[0],
+    )
 
 
 def equal(a: Curve, b: Curve) -> bool:
