@@ -92,11 +92,13 @@ def package_folder() -> Path:
 def package_hash(package: Path) -> str:
     """SHA-256 of the names and contents of the files of a package; takes a few milliseconds.
 
-    Compiled modules and hidden files (of editors and file systems) are not part of it.
+    Compiled modules, hidden files (of editors and file systems) and configs/, which is in the package only
+    if it was installed from a wheel, are not part of it: a worker needs none of them.
     """
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(package):
-        folders[:] = sorted(f for f in folders if f != "__pycache__" and not f.startswith("."))
+        left_out = ("__pycache__", "configs" if folder == os.fspath(package) else "")
+        folders[:] = sorted(f for f in folders if f not in left_out and not f.startswith("."))
         for name in sorted(f for f in files if not f.startswith(".") and not f.endswith(".pyc")):
             path = Path(folder, name)
             content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -73,7 +73,14 @@ def test_the_hash_of_a_package_is_that_of_its_files(package: Path):
     """Modules and data count, with their names; what Python and editors leave there does not."""
     before = package_hash(package)
     (package / "__pycache__").mkdir()
-    for left in ("__pycache__/a.cpython-311.pyc", "old.pyc", ".a.py.swp", ".nfs0001"):
+    (package / "configs").mkdir()  # as in a wheel
+    for left in (
+        "configs/a.yaml",
+        "__pycache__/a.cpython-311.pyc",
+        "old.pyc",
+        ".a.py.swp",
+        ".nfs0001",
+    ):
         (package / left).write_text("left")
     assert package_hash(package) == before
     seen = {before}

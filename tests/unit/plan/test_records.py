@@ -147,6 +147,12 @@ def test_the_name_of_the_sweep_is_not_part_of_the_identity(spec):
     assert replace(spec, sweep="other").run_id == spec.run_id
 
 
+@pytest.mark.slow
+def test_20000_specs_that_differ_in_one_setting_have_different_ids(spec):
+    """With 24 bits of hash, twelve pairs of them shared one."""
+    assert len({replace(spec, peak_lr=i * 1e-7).run_id for i in range(1, 20_001)}) == 20_000
+
+
 OTHER = {
     "budget_flops": 6.0001e18,
     "flop_convention": "six_nd",
