@@ -277,7 +277,6 @@ def _warn(tracker: str, problem: str) -> None:
 
 def main() -> None:
     """Follow one run until standard input closes because training has ended or was killed."""
-    exclude_working_folder()
     job = json.loads(sys.argv[1])
     run_dir, target = Path(job["run_dir"]), Target(**job["target"])
     ended = threading.Event()
@@ -301,4 +300,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    exclude_working_folder()
     main()

@@ -183,7 +183,6 @@ def _wait_for_end(stop: Stop) -> int:
 
 def main() -> int:
     """Run the job of the folder given on the command line."""
-    exclude_working_folder()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     try:
         if "SLURM_JOB_ID" not in os.environ:
@@ -203,4 +202,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    exclude_working_folder()
     sys.exit(main())
