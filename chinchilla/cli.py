@@ -5,7 +5,6 @@ why it is refused and what to do), 3 refused, 75 stopped or unfinished: run the 
 """
 
 import inspect
-import os
 import shutil
 import sys
 import textwrap
@@ -17,44 +16,19 @@ from chinchilla.config import COMMANDS
 from chinchilla.config.compose import compose, composed
 from chinchilla.config.setting import settings_of
 from chinchilla.config.words import choices, groups_of, words_usage
-from chinchilla.core.errors import (
-    EXIT_AGAIN,
-    InputError,
-    Refusal,
-    nearest,
-    os_error_message,
-)
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, nearest
 from chinchilla.core.module_path import exclude_working_folder
-from chinchilla.core.terminal import print_error, print_message
+from chinchilla.core.program import run_program
+from chinchilla.core.terminal import print_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. Errors of the user give no traceback."""
+    """Run one command line and return its exit code."""
     if argv is None:  # started as a program
         exclude_working_folder()
-    try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        return _fail(error.args, 2)
-    except Refusal as error:
-        return _fail([f"refused: {message}" for message in error.args], 3)
-    except BrokenPipeError:  # the reader, such as head, has closed the pipe
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (receives what is still to be flushed)
-        return 0
-    except OSError as error:
-        return _fail([os_error_message(error)], 2)
-    except MemoryError as error:
-        reason = str(error).partition("\n")[0] or "no memory is left"
-        return _fail([f"out of memory ({reason}). Use smaller settings, or a larger machine."], 2)
-    except KeyboardInterrupt:
-        return _fail(["interrupted; run the same command again to continue."], 130)
-
-
-def _fail(messages: Sequence[str], code: int) -> int:
-    """Print each message, on one line where the output is not a terminal, and return the exit code."""
-    for message in messages:
-        print_error(message)
-    return code
+    args = list(sys.argv[1:] if argv is None else argv)
+    trains = args[:1] in (["sweep"], ["train"], ["worker"])
+    return run_program(lambda: _run(args), if_closed=EXIT_AGAIN if trains else EXIT_OK)
 
 
 def _run(args: list[str]) -> int:
@@ -62,7 +36,7 @@ def _run(args: list[str]) -> int:
         print_message(usage())
         return 0
     if args[0] in ("-V", "--version"):
-        print(f"chinchilla {__version__}")
+        print_message(f"chinchilla {__version__}")
         return 0
     command, words = args[0], args[1:]
     if command not in COMMANDS:

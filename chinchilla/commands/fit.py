@@ -14,7 +14,7 @@ from chinchilla.commands.shared import PLAN, SweepRuns, fits_of, shell_word, swe
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, writable_dir
 from chinchilla.core.reading import read_json, sha256_file
-from chinchilla.core.terminal import print_message, terminal_width
+from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -57,7 +57,7 @@ def fit(command: config.FitCommand) -> int:
         text = pretty_json(fits.to_dict()) + "\n"
         if out_dir is not None and not keep:
             text = (out_dir / FILE).read_text(encoding="utf-8")
-        print(text, end="")
+        print_lines(text.rstrip("\n"))
         if keep:
             print_message(kept, file=sys.stderr)
     else:
@@ -191,9 +191,9 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     path = writable_dir(file.parent, "fits") / DIAGNOSTICS
     diagnostics.save(path)
     if command.format == "json":
-        print(path.read_text(encoding="utf-8"), end="")
+        print_lines(path.read_text(encoding="utf-8").rstrip("\n"))
     else:
-        print(diagnostics.text(terminal_width(sys.stdout)))
+        print_lines(diagnostics.text(terminal_width(sys.stdout)))
         print_message(f"wrote {path}")
     return 0
 

@@ -5,7 +5,6 @@ import functools
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ from chinchilla import config
 from chinchilla.commands.plan import open_tokens
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
+from chinchilla.config.checks import require_name
 from chinchilla.config.compose import compose
 from chinchilla.config.words import choices
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
 from chinchilla.core.table import Table, cell
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import count, device_hours, duration, number
 from chinchilla.decide.power import Power, expected_precision
 from chinchilla.plan.cost import plan_cost
@@ -38,15 +38,10 @@ def propose(command: config.PlanCommand) -> int:
     """Print a grid for the given compute, its cost and its expected precision; write it if asked.
 
     Raises:
-        InputError: settings of the grid are given, or `save` exists or is not FOLDER/grid/NAME.yaml.
+        InputError: `save` exists or is not FOLDER/grid/NAME.yaml.
         Refusal: fewer than three budgets can be trained.
     """
     default, grid = _defaults(), command.grid
-    if replace(default.grid, vocab_size=grid.vocab_size) != grid:
-        raise InputError(
-            "hours=, total_flops= and price= propose a grid: grid= and grid.KEY= have no effect with them, "
-            "except grid.vocab_size. Leave them out, or edit the file of save=."
-        )
     # That of the default grid is the paper's; with data it is the tokenizer's.
     given = grid.vocab_size if grid.vocab_size != default.grid.vocab_size else 0
     name = _grid_name(command.save)
@@ -100,7 +95,7 @@ def propose(command: config.PlanCommand) -> int:
         kept += ["cluster"] if option is None else []
         same = f" with the same {' and '.join(kept)}" if kept else ""
         print_message(f"wrote {command.save}. Next{same}:")
-        print(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
+        print_lines(f"  chinchilla sweep {shell_word(command.save)}{words}{data}")
     else:
         print_message("Give save=FOLDER/grid/NAME.yaml to write this grid.")
     return 0
@@ -147,6 +142,7 @@ def _grid_name(save: str) -> str:
         )
     if path.exists():
         raise InputError(f"save={save} exists and would be overwritten. Give another name.")
+    require_name("save", path.stem)
     return path.stem
 
 

@@ -9,7 +9,7 @@ from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir, write_json, write_text
-from chinchilla.core.terminal import print_message, terminal_width
+from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.observations.table import Observations
 
 
@@ -56,7 +56,7 @@ def reproduce(command: config.ReproduceCommand) -> int:
         print_json(dataclasses.asdict(found))
         return 0
     if terminal_width(sys.stdout) is None:
-        print(text, end="")
+        print_lines(text.rstrip("\n"))
     else:
         for table in tables(found):
             print_table(table)

@@ -8,6 +8,7 @@ from typing import Any
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, Refusal, nearest_path, one_line
 from chinchilla.core.json_codec import OtherVersion
+from chinchilla.core.terminal import print_lines
 from chinchilla.plan.records import Curve, RunResult, load_plan
 from chinchilla.plan.run_folder import load_curve
 from chinchilla.sweep.run_files import has_result
@@ -101,10 +102,11 @@ def print_json(value: Any) -> int:
         Refusal: the value contains NaN or infinity, which JSON cannot represent.
     """
     try:
-        print(json.dumps(value, indent=1, default=str, allow_nan=False))
+        text = json.dumps(value, indent=1, default=str, allow_nan=False)
     except ValueError:
         raise Refusal(
             "the result contains a number that is not finite, which JSON cannot represent. Give less "
             "extreme values."
         ) from None
+    print_lines(text)
     return 0

@@ -1,16 +1,24 @@
 """Tables, plans, costs and recommendations as text for a terminal."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.box import ASCII, HEAVY_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.core.table import BORDER, NONE, Table, with_interval_apart
-from chinchilla.core.terminal import print_message, stated_width, terminal_width, wrapped
+from chinchilla.core.terminal import (
+    print_message,
+    print_rendered,
+    stated_width,
+    terminal_width,
+    wrapped,
+)
 from chinchilla.core.units import byte_size, change, count, device_hours, duration, number
 from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
@@ -48,7 +56,8 @@ def print_table(table: Table) -> None:
     given = terminal_width(sys.stdout) or stated_width()
     width = given or FILE_WIDTH
     layout = table.layout(width, complete=given is None)
-    shown = RichTable()
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    shown = RichTable(box=HEAVY_HEAD if is_unicode else ASCII)
     for i, length in layout.items():
         justify: Literal["left", "right"] = "right" if table.numeric[i] else "left"
         shown.add_column(table.columns[i], width=length, justify=justify, overflow="fold")
@@ -62,15 +71,23 @@ def print_table(table: Table) -> None:
             for i, length in layout.items()
         )
         shown.add_row(*cells, end_section=ends_group)
-    print(f"\n{wrapped(table.caption, given)}")
+    out = io.StringIO()
+    print(f"\n{wrapped(table.caption, given)}", file=out)
     needed = sum(layout.values()) + BORDER * len(layout) + 1
     # With width alone, rich would assume 80 columns where TERM=dumb.
-    Console(width=needed, height=len(table.rows), highlight=False, markup=False, emoji=False).print(
-        shown
-    )
+    Console(
+        file=out,
+        force_terminal=sys.stdout.isatty(),
+        width=needed,
+        height=len(table.rows),
+        highlight=False,
+        markup=False,
+        emoji=False,
+    ).print(shown)
     if left_out := [name for i, name in enumerate(table.columns) if i not in layout]:
         text = f"not shown at {width} columns: {'; '.join(left_out)}. Widen the terminal, or give format=json."
-        print(wrapped(text, given))
+        print(wrapped(text, given), file=out)
+    print_rendered(out.getvalue(), sys.stdout)
 
 
 def new_table(title: str, columns: Sequence[str], left: Sequence[str] = (), **more: Any) -> Table:

@@ -12,7 +12,7 @@ from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.core.provenance import several_versions
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import byte_size, duration
 from chinchilla.plan.records import RunSpec, load_plan
 
@@ -176,7 +176,7 @@ def logs(command: config.LogsCommand) -> int:
     if command.format == "json":
         return print_json(sections)
     for i, (heading, lines) in enumerate(sections.items()):
-        show = print if i else print_message  # the sections after the first quote files
+        show = print_lines if i else print_message  # the sections after the first quote files
         show("\n".join([heading, *(f"  {line}" for line in lines), ""]))
     return 0
 

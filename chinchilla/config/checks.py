@@ -1,13 +1,32 @@
 """Checks of single values. Each raises InputError with the key, the value and what is accepted."""
 
 import math
+import re
 from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, clean
 
 FORMATS = ("text", "json")  # of the output of a command
+MAX_NAME = 100  # bytes of a name; folders and files that contain it add to it
+
+
+def require_name(key: str, value: str) -> None:
+    """Refuse a name that is not one component of a path: with / or \\, hidden, unprintable or too long."""
+    problem = ""
+    if not value or value != value.strip():
+        problem = "is empty, or begins or ends with a space"
+    elif re.search(r"[/\\]", value) or value.startswith((".", "-")):
+        problem = "contains / or \\, or begins with . or -"
+    elif value != clean(value):
+        problem = "contains control characters"
+    elif len(value.encode()) > MAX_NAME:
+        problem = f"is longer than {MAX_NAME} bytes"
+    if problem:
+        raise InputError(
+            f"{key}={value!r} {problem}, and it names a folder or a file. Use letters, digits, _ and -."
+        )
 
 
 def require_number(

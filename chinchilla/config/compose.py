@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla.config import COMMANDS
+from chinchilla.config.effects import check_effects
 from chinchilla.config.setting import Config, check_values, settings_of
 from chinchilla.config.words import config_dir, overrides_of, quoted
 from chinchilla.core.errors import InputError, Problems, UserError, nearest
@@ -29,26 +30,33 @@ def compose(command: str, words: Sequence[str]) -> Any:
         The dataclass of the command, which has checked every value.
 
     Raises:
-        InputError: unknown keys or options (with the nearest ones), wrong types, missing values; a
-            message for each.
+        InputError: unknown keys or options (with the nearest ones), wrong types, missing values, and
+            words without effect (`effects`); a message for each.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    config, _ = composed(command, words)
+    config, _, given = _composed(command, words)
     try:
-        return OmegaConf.to_object(config)
+        settings: Any = OmegaConf.to_object(config)
     except (InputError, OmegaConfBaseException):
         raise _all_problems(command, config, Problems()) from None
+    check_effects(command, given, settings)
+    return settings
 
 
 def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     """What Hydra composes for a command, as a DictConfig, and the named option of each group."""
+    return _composed(command, words)[:2]
+
+
+def _composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str], list[str]]:
+    """As `composed`, and the keys that the words give."""
     problems = Problems()
     overrides, folders, dropped = overrides_of(command, words, problems)
     if not problems.errors:
         try:
-            return _hydra(command, [*overrides.values()], folders)
+            return *_hydra(command, [*overrides.values()], folders), [*overrides]
         except InputError as error:
             whole = error
     # Hydra reports only the first problem, so each word is composed alone.

@@ -79,6 +79,11 @@ class SourceConfig(Config):
                 raise InputError(self._no_effect(prefix, each.name, used_by))
         if self.format == "hub" and not self.hub_name:
             raise InputError(f"{prefix}format=hub needs {prefix}hub_name, such as allenai/c4.")
+        if self.format == "hub" and self.hub_revision and Path(self.hub_name).is_dir():
+            raise InputError(
+                f"{prefix}hub_revision={self.hub_revision} has no effect with {prefix}hub_name={self.hub_name}, a local "
+                "copy. Omit it, or give the name of the data set on the hub."
+            )
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(
                 f"{prefix}format={self.format} needs {prefix}paths=FILE_OR_FOLDER, several separated by commas."

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from chinchilla.config.checks import require_name
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.config.slurm_options import check_python, check_sbatch, check_srun
 from chinchilla.core.errors import InputError
@@ -167,7 +168,7 @@ class RuntimeConfig(Config, prefix="runtime."):
         "Copy metrics to Weights & Biases.",
         choices=("disabled", "offline", "online"),
     )
-    wandb_project: str = setting("chinchilla", "Weights & Biases project.")
+    wandb_project: str = setting("chinchilla", "Weights & Biases project.", check=require_name)
     tensorboard: bool = setting(
         False, "Write event files to <run>/tensorboard; needs the package tensorboard."
     )

@@ -21,15 +21,6 @@ APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
 LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
-WITH_MINIMA = (  # settings that can be combined with minima=
-    "minima", "out_dir", "columns", "loss", "flop_convention", "n_convention", "format",
-)  # fmt: skip
-OF_TABLES = (
-    "flop_convention",
-    "n_convention",
-    "columns",
-    "duplicates",
-)  # without effect for a sweep
 
 
 @dataclass(kw_only=True)
@@ -102,40 +93,16 @@ class FitCommand(Config, words=("sweep_dir|observations",)):
         super().__post_init__()
         if not self.approaches:
             raise InputError(f"approaches=[] is empty. Choose from {', '.join(APPROACHES)}.")
-        if self.minima:
-            self._check_minima()
-        elif bool(self.sweep_dir) == bool(self.observations or self.curves):
+        if not self.minima and bool(self.sweep_dir) == bool(self.observations or self.curves):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
                 "optionally curves=FILE.csv), or minima=FILE.csv (losses at IsoFLOP minima)."
-            )
-        elif self.sweep_dir and (other := [key for key in self._given() if key in OF_TABLES]):
-            raise InputError(
-                f"settings of tables have no effect for a sweep (sweep_dir={self.sweep_dir}). Leave out "
-                f"{', '.join(f'{key}=' for key in other)}."
             )
         window = self.tokens_per_param
         if window and not (len(window) == 2 and 0 < window[0] < window[1]):
             raise InputError(
                 f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
                 "tokens_per_param=2,200."
-            )
-
-    def _given(self) -> list[str]:
-        """Names of the settings that differ from their defaults."""
-        names = []
-        for f in fields(self):
-            default = f.default_factory() if callable(f.default_factory) else f.default
-            if getattr(self, f.name) != default:
-                names.append(f.name)
-        return names
-
-    def _check_minima(self) -> None:
-        """Refuse tables of runs and settings of approaches together with minima."""
-        if other := [key for key in self._given() if key not in WITH_MINIMA]:
-            raise InputError(
-                f"minima={self.minima} holds losses at minima and no runs, so no approach is fitted and "
-                f"{', '.join(other)} cannot be used with it. Leave out one or the other."
             )
 
 

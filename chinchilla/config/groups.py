@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from chinchilla.config.checks import require_name
 from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError, Problems
 from chinchilla.core.parametrization import PARAMETRIZATIONS
@@ -145,9 +146,9 @@ class RecipeConfig(Config, prefix="recipe."):
                 f"recipe.final_lr_ratio={self.final_lr_ratio} must be above 0 and at most 1. 0 is possible "
                 "with recipe.schedule=cooldown or recipe.lr_batch_rule=step_law."
             )
-        if self.schedule == "cooldown" and self.cosine_cycle != 1:
+        if self.schedule != "cosine" and self.cosine_cycle != 1:  # it would change run_id
             raise InputError(
-                f"recipe.cosine_cycle={self.cosine_cycle} has no effect with recipe.schedule=cooldown. "
+                f"recipe.cosine_cycle={self.cosine_cycle} has no effect with recipe.schedule={self.schedule}. "
                 "Give recipe.cosine_cycle=1, or recipe.schedule=cosine."
             )
 
@@ -212,7 +213,7 @@ class RecipeConfig(Config, prefix="recipe."):
 class GridConfig(Config, prefix="grid."):
     """The runs of a sweep: IsoFLOP curves (approach 2) and fixed sizes at several horizons (1)."""
 
-    name: str = setting("custom", "Name of the sweep.")
+    name: str = setting("custom", "Name of the sweep.", check=require_name)
     budgets: list[float] = setting([], "Compute of each IsoFLOP curve.", unit="FLOPs", above=0)
     models: list[str] = setting([], "Candidate sizes: names of Table A9, or WIDTHxLAYERS.")
     kv_size: int = setting(64, "Width of one attention head of WIDTHxLAYERS shapes.", above=0)

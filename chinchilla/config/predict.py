@@ -96,13 +96,6 @@ class PredictCommand(ShapesConfig, words=("fits", "budget_flops")):
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
             )
         super().__post_init__()
-        if self.repeated_runs and not self.unique_tokens:
-            raise InputError(
-                "repeated_runs needs unique_tokens, the number of tokens that exist. Give "
-                "unique_tokens=VALUE."
-            )
-        if self.preregister_file and not self.preregister:
-            raise InputError("preregister_file is given without preregister=true. Give both.")
         if self.preregister and not self.fits and not self.preregister_file:
             raise InputError("preregister=true without fits= needs preregister_file=FILE.json.")
 

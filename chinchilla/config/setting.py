@@ -136,6 +136,12 @@ def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         raise InputError(f"{key}={value} is not a finite number.")
 
 
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a setting; REQUIRED if it has none."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting of a command, as `key=value` gives it."""
@@ -146,7 +152,12 @@ class Setting:
     help: str
     unit: str
     choices: Sequence[str] = ()
-    required: bool = False  # has no default
+    default: Any = None  # REQUIRED if it has none
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is REQUIRED
 
 
 def settings_of(schema: type, prefix: str = "") -> list[Setting]:
@@ -167,7 +178,7 @@ def settings_of(schema: type, prefix: str = "") -> list[Setting]:
                 help=metadata["help"] + choices,
                 unit=metadata["unit"],
                 choices=metadata["choices"],
-                required=field.default is REQUIRED and field.default_factory is REQUIRED,
+                default=default_of(field),
             )
         )
     return listed

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import FORMATS
+from chinchilla.config.checks import FORMATS, require_name
 from chinchilla.config.setting import REQUIRED, Config, setting
 
 SWEEP_DIR_HELP = "Folder of the sweep."
@@ -14,7 +14,9 @@ class WorkerCommand(Config, words=("sweep_dir", "run")):
 
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
     data_dir: str = setting("", "Token folder; empty = as recorded in the sweep.")
-    name: str = setting("", "Name in claims and logs; empty = host and process.")
+    name: str = setting(
+        "", "Name in claims and logs; empty = host and process.", check=require_name, optional=True
+    )
     threads: int = setting(0, "CPU threads; 0 = torch's default.", at_least=0)
     min_params: float = setting(0.0, "Train only runs with more parameters.", at_least=0)
     max_params: float = setting(
@@ -89,6 +91,6 @@ class SyncCommand(Config, words=("sweep_dir", "runs")):
         "offline writes files to upload with `wandb sync`.",
         choices=("online", "offline"),
     )
-    wandb_project: str = setting("chinchilla", "Project in Weights & Biases.")
+    wandb_project: str = setting("chinchilla", "Project in Weights & Biases.", check=require_name)
     runs: list[str] = setting([], "Run ids or prefixes; empty = all.")
     format: str = setting("text", "Output.", choices=FORMATS)

@@ -84,28 +84,8 @@ class PlanCommand(Config, words=("grid",)):
         given = [
             name for name in ("tokens", "hours", "total_flops", "price") if getattr(self, name)
         ]
-        problems: list[str] = []
         if len(given) > 1:
-            problems.append(f"{'= and '.join(given)}= exclude each other. Give one of them.")
-        for name, default, needs in (
-            ("gpus", 1, ("tokens", "hours")),
-            ("model", ModelConfig(), ("tokens",)),
-            ("save", "", ("hours", "total_flops", "price")),
-        ):
-            if getattr(self, name) != default and not {*given} & {*needs}:
-                others = " or ".join(f"{key}=" for key in needs)
-                problems.append(
-                    f"{name}= has no effect without {others}. Give {others} as well, or leave {name}= out."
-                )
-        if self.proposes and self.out:
-            problems.append(
-                "out= has no effect for a proposed grid. Give save=FOLDER/grid/NAME.yaml."
-            )
-        for name, unused in (("out", ""), ("data_dir", ""), ("epochs", 1.0)):
-            if self.tokens and getattr(self, name) != unused:
-                problems.append(f"{name}= has no effect with tokens=, for one model. Leave it out.")
-        if problems:
-            raise InputError(*problems)
+            raise InputError(f"{'= and '.join(given)}= exclude each other. Give one of them.")
 
 
 @dataclass(kw_only=True)

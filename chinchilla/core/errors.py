@@ -118,9 +118,33 @@ def nearest_path(path: Path | str) -> str:
     return ""
 
 
+# Sequences that move a terminal's cursor, or change its colours, title or clipboard.
+_SEQUENCES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]"
+)
+# Other control characters, those that change the direction of text, and bytes that are not UTF-8.
+_CONTROLS = r"\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_LINE = re.compile(rf"[\x00-\x1f{_CONTROLS}]+")
+_IN_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_CONTROLS}]")
+
+
+def clean(text: str, lines: bool = False) -> str:
+    """A text that only shows characters wherever it is printed, in reading order.
+
+    Args:
+        text: may contain text of files, which anyone may have written.
+        lines: keep line breaks and tabs.
+    """
+    if text.isprintable():
+        return text
+    return (_IN_LINES if lines else _IN_LINE).sub(" ", _SEQUENCES.sub("", text))
+
+
 def one_line(error: BaseException | str, max_length: int = 3000) -> str:
     """The message of an error on one line, without control characters."""
-    message = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
+    message = clean(str(error))
     return message if len(message) <= max_length else f"{message[:max_length]} ..."
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from chinchilla.core.errors import clean
+
 NONE = "–"  # shown where there is no value
 BORDER = 3  # columns of a terminal between the texts of two cells
 
@@ -28,7 +30,7 @@ def with_interval_apart(text: str) -> list[str]:
 
 @dataclass
 class Table:
-    """Rows of cells under column heads.
+    """Rows of cells under column heads; control characters are removed from all text (`clean`).
 
     Args:
         columns: heads; each row has as many cells.
@@ -48,6 +50,12 @@ class Table:
     n_names: int = 1
     dispensable: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        self.columns, self.caption = [*map(clean, self.columns)], clean(self.caption, lines=True)
+        rows, self.rows = self.rows, []
+        for row in rows:
+            self.add_row(*row)
+
     @classmethod
     def of(cls, columns: Mapping[str, Iterable[Cell]], caption: str = "", **more: Any) -> "Table":
         """A table from its columns by name, all of one length."""
@@ -56,7 +64,10 @@ class Table:
 
     def add_row(self, *cells: str | Cell) -> None:
         """Add a row; a text is a cell without a value."""
-        self.rows.append([Cell(c) if isinstance(c, str) else c for c in cells])
+        row = (Cell(c) if isinstance(c, str) else c for c in cells)
+        self.rows.append(
+            [c if c.text.isprintable() else c._replace(text=clean(c.text)) for c in row]
+        )
 
     @property
     def numeric(self) -> list[bool]:

@@ -1,11 +1,26 @@
-"""Width of a terminal, and messages that wrap at words to it."""
+"""Width of a terminal, and everything that is printed: messages that wrap at words to it, lines, logs.
 
+Only this module prints. Text of files (records, tables, names, logs of workers) may contain anything, so
+control characters are removed here (`clean`).
+"""
+
+import errno
+import logging
 import os
 import sys
 import textwrap
 from typing import TextIO
 
-from chinchilla.core.errors import one_line
+from chinchilla.core.errors import clean, one_line
+
+
+class OutputError(OSError):
+    """Standard output or standard error cannot be written."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody reads it any longer: a closed pipe, or a terminal that is gone."""
+        return self.errno in (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 def terminal_width(stream: TextIO) -> int | None:
@@ -51,7 +66,46 @@ def print_message(text: str, file: TextIO | None = None) -> None:
         file: stream to print to; default: standard output.
     """
     file = sys.stdout if file is None else file
-    print(wrapped(text, terminal_width(file)), file=file, flush=True)
+    print_rendered(wrapped(clean(text, lines=True), terminal_width(file)) + "\n", file)
+
+
+def print_lines(text: str, file: TextIO | None = None) -> None:
+    """Print lines that never wrap: JSON, commands to be copied, quoted logs."""
+    print_rendered(clean(text, lines=True) + "\n", sys.stdout if file is None else file)
+
+
+def print_rendered(text: str, file: TextIO) -> None:
+    """Print a text whose parts have been cleaned, such as a table with the styles of a terminal.
+
+    A message that cannot be written to standard error is lost, and what it is about continues.
+
+    Raises:
+        OutputError: another stream is closed, or its disk is full.
+    """
+    try:
+        try:
+            file.write(text)
+        except UnicodeEncodeError:
+            encoding = file.encoding or "ascii"
+            file.write(text.encode(encoding, "replace").decode(encoding))
+        file.flush()
+    except (OSError, ValueError) as error:  # ValueError: closed by this process
+        if file is not sys.stderr:
+            number = getattr(error, "errno", None) or errno.EBADF
+            raise OutputError(number, os.strerror(number)) from None
+
+
+def log_to_output() -> None:
+    """Write the log of a worker to standard output; training continues if that is closed."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_CleanFormatter("%(asctime)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.raiseExceptions = False
+
+
+class _CleanFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record), lines=True)
 
 
 def print_error(message: BaseException | str) -> None:

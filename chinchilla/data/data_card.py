@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, clean
 from chinchilla.core.files import write_text
 from chinchilla.core.reading import read_json
 from chinchilla.data.manifest import Manifest
@@ -54,7 +54,7 @@ def write_card(folder: Path, manifest: Manifest) -> None:
         "",
         *_overlaps(folder, manifest.data_id),
     ]
-    write_text(folder / CARD, "\n".join(lines) + "\n")
+    write_text(folder / CARD, clean("\n".join(lines) + "\n", lines=True))
 
 
 def _sources(manifest: Manifest) -> list[str]:

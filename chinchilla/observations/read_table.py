@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.checks import require_choice
-from chinchilla.core.errors import InputError, nearest_path
+from chinchilla.core.errors import InputError, clean, nearest_path
 from chinchilla.core.reading import is_lfs_pointer
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
@@ -167,6 +167,26 @@ def conventions_of(table: Table, stated: Mapping[str, str]) -> dict[str, str]:
                     )
         conventions[name] = table.conventions.get(name, value) if value == "unknown" else value
     return conventions
+
+
+# What a spreadsheet computes or executes; the apostrophe, with which it shows a text as it is, is ours to undo.
+_FORMULA = re.compile(r"'*[=+@\t\r-]")
+
+
+def cell_text(text: str) -> str:
+    """A text as a cell that no spreadsheet executes; `plain_text` is its inverse. Numbers are unchanged."""
+    is_number = re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE)
+    return f"'{text}" if _FORMULA.match(text) and not is_number else text
+
+
+def plain_text(cell: str) -> str:
+    """The text of a cell that `cell_text` wrote."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def comment_text(text: str) -> str:
+    """A text as a comment, on one line, of which a spreadsheet executes no part as a cell."""
+    return re.sub(r'([,;])(?="*[=+@-])', r"\1 ", clean(text))
 
 
 def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> Table:

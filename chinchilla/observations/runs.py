@@ -11,7 +11,7 @@ from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import is_rounded, same_values
 from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names, shortened
-from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers
+from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers, plain_text
 from chinchilla.observations.stretches import final_of, run_numbers
 from chinchilla.observations.units import check_units
 
@@ -123,7 +123,7 @@ def _run_names(table: Table) -> np.ndarray:
     """(n,) run_id, or run0000, run0001, ... if the table has none."""
     names = [f"run{i:04d}" for i in range(len(table))]
     if "run_id" in table.columns:
-        names = [str(name).strip() for name in table.columns["run_id"]]
+        names = [plain_text(str(name).strip()) for name in table.columns["run_id"]]
     if "" in names:
         raise InputError(f"{table.at(names.index(''))}: run_id is empty. Give every run a name.")
     return np.array(names, dtype=str)

@@ -21,7 +21,7 @@ from chinchilla.core.files import write_text
 from chinchilla.core.units import CONVENTIONS, same_values
 from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
 from chinchilla.observations.from_runs import final_losses, loss_curves
-from chinchilla.observations.read_table import read_csv, read_frame
+from chinchilla.observations.read_table import cell_text, comment_text, read_csv, read_frame
 from chinchilla.observations.runs import BEST_ADVICE, check_distinct, runs_of
 from chinchilla.observations.stretches import final_of, run_numbers, six_digits
 from chinchilla.plan.records import Curve, RunResult, count_label
@@ -250,7 +250,7 @@ class Observations:
     def save(self, path: Path) -> None:
         """Write the CSV that `from_csv` reads: floats with all digits, notes as comments."""
         out = io.StringIO()
-        out.writelines(f"# {note}\n" for note in self.notes)
+        out.writelines(f"# {comment_text(note)}\n" for note in self.notes)
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(ALL_COLUMNS)
         conventions = tuple(getattr(self, name) for name in CONVENTIONS)
@@ -259,7 +259,7 @@ class Observations:
         for run_id, *row in zip(*columns, strict=True):
             # An unquoted run_id that starts with # would be read as a comment.
             (quoted if run_id.startswith("#") else writer).writerow(
-                (run_id, *("" if x != x else repr(x) for x in row), *conventions)
+                (cell_text(run_id), *("" if x != x else repr(x) for x in row), *conventions)
             )
         write_text(path, out.getvalue())
 

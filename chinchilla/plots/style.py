@@ -24,8 +24,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from chinchilla.core.errors import clean
 from chinchilla.core.files import atomic_write
 from chinchilla.fit.result import PowerLaw
 from chinchilla.plan.records import count_label
@@ -238,6 +240,9 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
         The SVG, to embed in the page.
     """
     drawn = {}
+    for text in figure.findobj(Text):  # a control character is invalid in SVG
+        if text.get_text() != (shown := clean(text.get_text(), lines=True)):
+            text.set_text(shown)
     with house_style():
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # keep this layout: computing it again is slow

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
+from chinchilla.core.errors import clean
 from chinchilla.core.files import write_text
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.units import count, duration
@@ -111,6 +112,7 @@ def _render(**values: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: clean(value, lines=True) if type(value) is str else value,
     )
     templates.filters["maths"] = maths
     return templates.get_template("page.html.j2").render(**values)
@@ -118,7 +120,7 @@ def _render(**values: Any) -> str:
 
 def maths(text: str) -> Markup:
     """Escaped text with C^0.49 and N_opt as super- and subscripts, and intervals on one line."""
-    html = re.sub(r"\b([ND])_opt\b", r"<i>\1</i><sub>opt</sub>", str(escape(text)))
+    html = re.sub(r"\b([ND])_opt\b", r"<i>\1</i><sub>opt</sub>", str(escape(clean(text))))
     html = re.sub(r"(?:(?<=\d) )?\[([\d.]+), ([\d.]+)\]", "\u00a0[\\1,\u00a0\\2]", html)
     return Markup(re.sub(r"\b([A-Z])\^(-?[0-9.]*[0-9]|[a-z]+\b)", r"<i>\1</i><sup>\2</sup>", html))
 

@@ -19,7 +19,7 @@ from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainC
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
-from chinchilla.core.terminal import print_error, print_message
+from chinchilla.core.terminal import print_error, print_lines, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
@@ -100,19 +100,19 @@ def launch(
                 command.cluster, sweep_dir, data_dir, left, claim.still_mine, only.run_id
             )
         as_json = command.format == "json"
-        print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
+        print_lines(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "manual":
         line, n = worker_command(command.cluster, sweep_dir, only), len(missing)
         if command.format == "json":
-            print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
+            print_lines(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
             return EXIT_OK
         nodes, ranks = command.cluster.nodes, command.cluster.ranks_per_node
         how = "Start a worker" if nodes * ranks > 1 else "Start any number of workers, each"
         where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
         runs = "1 run is" if n == 1 else f"{n} runs are"
         print_message(f"{runs} left; nothing was started. {how}{where} with:")
-        print(f"  {line}\n  status:  chinchilla status {shell_word(sweep_dir)}")
+        print_lines(f"  {line}\n  status:  chinchilla status {shell_word(sweep_dir)}")
         return EXIT_OK
     if missing:
         # With format=json standard output holds one JSON document and nothing else.
@@ -275,7 +275,7 @@ def _print_status(
         print_error(line)
     if command.format == "json":
         if isinstance(command, SweepCommand):
-            print(json.dumps(status.to_dict()))
+            print_lines(json.dumps(status.to_dict()))
         return
     print_message(summary_line(status))
     for row in status.rows:

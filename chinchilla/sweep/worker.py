@@ -29,12 +29,14 @@ from chinchilla.core.errors import (
     EXIT_FAILED,
     EXIT_OK,
     DataError,
+    InputError,
     error_summary,
     one_line,
 )
 from chinchilla.core.files import remove, writable_dir
+from chinchilla.core.program import tracebacks_in
 from chinchilla.core.provenance import OtherCode, check_unchanged
-from chinchilla.core.terminal import print_error, print_message
+from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
@@ -308,8 +310,13 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
         InputError: the sweep's files are invalid, its folder is not writable, or this is not the code
             that it was launched with.
     """
+    with tracebacks_in(Path(command.sweep_dir) / "workers"):
+        return _run_worker(command, train)
+
+
+def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     sweep_dir = Path(command.sweep_dir)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    log_to_output()
     limit_threads(command.threads)
     runtime = load_runtime(sweep_dir)
     if train is None:
@@ -320,6 +327,10 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
     writable_dir(sweep_dir / "runs", "sweep_dir")
     with stop_on_signals(WorkerStop(command.parent, command.max_minutes)) as stop:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
+            if command.name:
+                raise InputError(
+                    f"name={command.name} has no effect with several ranks, which are one worker. Omit it."
+                )
             from chinchilla.sweep.distributed_worker import leave, work
 
             leave(work(sweep_dir, data_dir, stop, only))
@@ -337,5 +348,6 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
             if n_left > 1
             else ("another worker trains the run that is left" if n_left else "all runs have ended")
         )
-        print_message(f"nothing to do: {others}.")
+        with contextlib.suppress(OutputError):
+            print_message(f"nothing to do: {others}.")
     return summary.exit_code()

@@ -29,6 +29,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import write_json
 from chinchilla.core.module_path import exclude_working_folder
+from chinchilla.core.program import run_program
 from chinchilla.core.reading import read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
@@ -275,7 +276,7 @@ def _warn(tracker: str, problem: str) -> None:
     print_message(text, file=sys.stderr)
 
 
-def main() -> None:
+def main() -> int:
     """Follow one run until standard input closes because training has ended or was killed."""
     job = json.loads(sys.argv[1])
     run_dir, target = Path(job["run_dir"]), Target(**job["target"])
@@ -296,9 +297,10 @@ def main() -> None:
         replay(run_dir, spec, target, lines, after_step=step, summary={})
     except Exception as error:
         _warn(target.tracker, f"stopped: {type(error).__name__}: {one_line(error)}")
-        sys.exit(1)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     exclude_working_folder()
-    main()
+    sys.exit(run_program(main))

@@ -89,7 +89,7 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("train model=44mm", ["no such model", "Did you mean 44m?"]),
         ("plan grid.span=wide", ["grid.span=wide"]),
         ("plan cluster.mfu=7", ["cluster.mfu=7.0", "above 0 and at most 1"]),
-        ("plan model=57m", ["Give tokens="]),
+        ("plan model=57m", ["give tokens="]),
         ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "whole number"]),
         ("plan grid.name=null", ["grid.name=null"]),
         ("flops model.d_model=[1", ["cannot be read as key=value"]),

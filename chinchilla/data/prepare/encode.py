@@ -4,6 +4,7 @@ The result of a batch depends only on its documents, so the number of workers ne
 """
 
 import multiprocessing
+import multiprocessing.resource_tracker as resource_tracker
 import os
 import signal
 import threading
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -102,7 +104,8 @@ def in_pool(
     try:
         pending: deque[tuple[Batch, Future[np.ndarray]]] = deque()
         for batch in batches:
-            pending.append((batch, pool.submit(_encode_in_worker, batch.texts)))
+            with _ctrl_c_for_the_parent():
+                pending.append((batch, pool.submit(_encode_in_worker, batch.texts)))
             if len(pending) >= IN_FLIGHT * n_workers:
                 done, future = pending.popleft()
                 yield done, future.result()
@@ -120,9 +123,19 @@ def in_pool(
 _encoder: Encoder | None = None
 
 
+@contextmanager
+def _ctrl_c_for_the_parent() -> Iterator[None]:
+    """Start processes in which Ctrl-C does nothing, also while they import modules."""
+    resource_tracker.ensure_running()  # otherwise the first start of a process would unblock it again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(encoder: Encoder) -> None:
     global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _encoder = encoder
     # Without this, the workers of a killed process would wait for work indefinitely.
     threading.Thread(target=_exit_with_parent, daemon=True).start()

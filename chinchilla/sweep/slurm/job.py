@@ -12,7 +12,6 @@ If a job class has several ranks, the job is one worker, and srun starts this pr
 """
 
 import contextlib
-import logging
 import os
 import shutil
 import signal
@@ -24,7 +23,8 @@ from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
 from chinchilla.core.module_path import exclude_working_folder
-from chinchilla.core.terminal import print_error
+from chinchilla.core.program import run_program, tracebacks_in
+from chinchilla.core.terminal import log_to_output, print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
 from chinchilla.sweep.run_files import missing_specs
@@ -183,22 +183,26 @@ def _wait_for_end(stop: Stop) -> int:
 
 def main() -> int:
     """Run the job of the folder given on the command line."""
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    try:
-        if "SLURM_JOB_ID" not in os.environ:
-            raise InputError(
-                "SLURM_JOB_ID is not set. A container in which a job runs must receive its variables "
-                "SLURM_* and CUDA_* (slurm/README.md)."
-            )
-        code = run_job(Path(sys.argv[1]))
-        if "torch" in sys.modules:  # the job is one worker of several ranks
-            from chinchilla.sweep.distributed_worker import leave
+    return run_program(lambda: _main(sys.argv[1:]))
 
-            leave(code)
-        return code
-    except InputError as error:
-        print_error(error)
-        return 2
+
+def _main(arguments: list[str]) -> int:
+    log_to_output()
+    if len(arguments) != 1:
+        raise InputError(f"{len(arguments)} arguments are given. Give the folder of one job array.")
+    if "SLURM_JOB_ID" not in os.environ:
+        raise InputError(
+            "SLURM_JOB_ID is not set. A container in which a job runs must receive its variables "
+            "SLURM_* and CUDA_* (slurm/README.md)."
+        )
+    folder = Path(arguments[0])
+    with tracebacks_in(folder):
+        code = run_job(folder)
+    if "torch" in sys.modules:  # the job is one worker of several ranks
+        from chinchilla.sweep.distributed_worker import leave
+
+        leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK
-from chinchilla.core.terminal import print_message
+from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.sweep.run_files import RunFilter
 from chinchilla.sweep.slurm.unstarted import unstarted_lines
 from chinchilla.sweep.view.jobs import jobs_in_queue, queue_line
@@ -49,7 +49,7 @@ class StatusLines:
             return
         if self.as_json:
             value = {"counts": status.counts, "fraction": status.fraction, "queue": queue}
-            print(json.dumps(value), file=self.out, flush=True)
+            print_lines(json.dumps(value), self.out)
         else:
             text = "\n".join([*map(end_line, new), summary_line(status)])
             print_message(text + (f"; {queue_line(queue)}" if queue else ""), self.out)

@@ -285,7 +285,7 @@ def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
         ("budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
         ("target_loss=-1", ["target_loss=-1"]),
         ("budget_flops=1e20 shapes=[huge]", ["'huge'", "Table A9"]),
-        ("budget_flops=1e20 repeated_runs=x.csv", ["needs unique_tokens"]),
+        ("budget_flops=1e20 repeated_runs=x.csv", ["no effect without unique_tokens="]),
         ("budget_flops=1e20 unique_tokens=1e9 repeated_runs=x.csv", ["repeated_runs=x.csv"]),
         ("budget_flops=1e20 preregister=true", ["preregister_file=FILE.json"]),
         ("budget_flops=1e20 preregister_file=a.json", ["preregister=true"]),

@@ -22,6 +22,7 @@ from chinchilla.core.errors import InputError
         ("corpus=jsonl corpus.paths=[a] corpus.separator=x", "another format: text"),
         ("corpus=c4 corpus.paths=[a]", r"paths=\[a\] has no effect with corpus.format=hub"),
         ("corpus=parquet corpus.paths=[a] corpus.hub_split=test", "another format: hub"),
+        ("corpus=hub corpus.hub_name=/tmp corpus.hub_revision=v1", r"hub_revision=v1 has no effect with corp.*=/tmp"),
     ],
 )  # fmt: skip
 def test_a_setting_without_effect_is_refused(words, message):

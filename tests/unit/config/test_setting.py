@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import OmegaConf
 
+from chinchilla.config.checks import require_name
+from chinchilla.config.compose import compose
 from chinchilla.config.setting import REQUIRED, Config, setting, settings_of
 from chinchilla.core.errors import InputError
 
@@ -71,3 +73,30 @@ def test_settings_are_listed_with_their_full_keys():
     assert listed["inner.names"].help == "Names. One of a, b."
     assert (listed["inner.names"].type, listed["inner.names"].element) == (list, str)
     assert (listed["budget"].type, listed["budget"].unit) == (float, "FLOPs")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", ".hidden", "a/b", "../a", "/tmp/a", "a\\b", "-rf", " a", "a\n", "a\x1b[2J", "a\u202eb", "n" * 101],
+    ids=ascii,
+)  # fmt: skip
+def test_a_name_that_is_not_one_component_of_a_path_is_refused(name: str):
+    with pytest.raises(InputError, match="and it names a folder or a file") as error:
+        require_name("grid.name", name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["demo", "my sweep", "größe-2.1_b", "n" * 100])
+def test_other_names_are_accepted(name: str):
+    require_name("grid.name", name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["sweep demo grid.name=../../etc/x", "plan demo grid.name=.git", "worker s name=../x",
+     "sweep demo runtime.wandb=online runtime.wandb_project=../x", "sync s wandb_project=a/b"],
+)  # fmt: skip
+def test_every_name_that_becomes_a_path_is_checked(line: str):
+    command, *words = line.split()
+    with pytest.raises(InputError, match="and it names a folder or a file"):
+        compose(command, words)

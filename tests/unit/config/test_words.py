@@ -228,7 +228,7 @@ def test_a_file_that_is_no_named_option_is_refused_with_what_to_do(say, mine, wo
         ("score p.json loss=x format=y", ["loss='x'", "format='y'"]),
         ("fit format=xml", ["format='xml'"]),  # and nothing of files, which are another check
         ("plan tokens=1B hours=1 save=x", ["exclude each other"]),
-        ("plan gpus=8 model=57m", ["gpus= has no effect", "model= has no effect"]),
+        ("plan gpus=8 model=57m", ["gpus=8 has no effect", "model= has no effect"]),
         ("predict 1e22 law=x budget_flops=1e2", ["budget_flops is given 2 times", "law='x'"]),
     ],
 )  # fmt: skip

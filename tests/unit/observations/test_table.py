@@ -21,7 +21,7 @@ def observations(run_id, D=None, **columns) -> Observations:
     return Observations(np.array(run_id), np.full(n, np.nan), **values)
 
 
-run_ids = st.from_regex(r"[A-Za-z0-9_.,;'\"é -]{1,12}", fullmatch=True).filter(
+run_ids = st.from_regex(r"[A-Za-z0-9_.,;'\"é=+@ -]{1,12}", fullmatch=True).filter(
     lambda s: s == s.strip()
 )
 
@@ -107,6 +107,21 @@ def test_notes_are_saved_as_comments(tmp_path):
     obs.save(tmp_path / "o.csv")
     assert (tmp_path / "o.csv").read_text().startswith("# one run left out.\nrun_id,")
     assert_identical(Observations.from_csv(tmp_path / "o.csv"), obs)
+
+
+FORMULAS = ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(A1)", "'=a", "''@b", "-x"]
+
+
+def test_no_cell_is_a_formula_of_a_spreadsheet(tmp_path):
+    """Names come back as they were; notes are comments, whose commas divide them into cells."""
+    names = [*FORMULAS, "-5", "+1e3", "'plain'", "a=b"]
+    note = 'left out: a,=HYPERLINK("x"),"=b";@c\n=d'
+    obs = replace(observations(names, D=np.linspace(1e9, 9e9, len(names))), notes=(note,))
+    obs.save(tmp_path / "o.csv")
+    with open(tmp_path / "o.csv", newline="") as file:
+        cells = [cell for row in csv.reader(file) for part in row for cell in part.split(";")]
+    assert {cell for cell in cells if cell[:1] in "=+-@\t\r" and cell} == {"-5", "+1e3"}
+    assert Observations.from_csv(tmp_path / "o.csv").run_id.tolist() == names
 
 
 @pytest.mark.parametrize("name", ["C", "N", "D", "L"])

@@ -1,11 +1,19 @@
 """Axes a person can read: ticks, labels, and limits that leave out outliers."""
 
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
-from chinchilla.plots.style import inner_range, log_scale, log_ticks, new_figure, power_of_ten
+from chinchilla.plots.style import (
+    inner_range,
+    log_scale,
+    log_ticks,
+    new_figure,
+    power_of_ten,
+    save_figure,
+)
 
 
 @pytest.mark.parametrize("span", [(1.1e4, 9e4), (2e4, 5e4), (3.31, 3.47), (1e4, 3e9), (1e13, 3e14)])
@@ -39,3 +47,13 @@ def test_inner_range_contains_a_cloud_without_its_outliers():
     low, high = inner_range(np.append(cloud, [50.0, -80.0]))
     assert -80 < low < cloud.min()
     assert cloud.max() < high < 50
+
+
+def test_names_in_a_figure_have_no_control_characters(tmp_path):
+    """They are invalid in XML, so that no viewer would show the SVG."""
+    figure, (ax, *_) = new_figure(4.9, 1)
+    ax.plot([1, 2], label="a\x1b[31mb\u202e")
+    ax.legend()
+    svg = save_figure(figure, tmp_path, "f").decode()
+    ElementTree.fromstring(svg)
+    assert not {"\x1b", "\u202e"} & {*svg}

@@ -11,6 +11,7 @@ import pytest
 from recommended import with_recommendation
 
 from chinchilla.cli import main
+from chinchilla.core.errors import clean
 from chinchilla.fit import FailedFit, FitResult, FitResults
 from chinchilla.plan.records import save_plan
 from chinchilla.recommend import recommendation
@@ -176,6 +177,21 @@ def test_names_with_markup_are_escaped(world, tmp_path: Path):
     assert page.tags.count("script") == 1  # our own
     assert "img" not in page.tags  # there is nothing to draw
     assert maths("C^<b>") == "C^&lt;b&gt;"
+
+
+def test_names_with_control_characters_are_cleaned(world, tmp_path: Path):
+    """The direction of text, above all, which would change what the rest of a line says."""
+    evil = "a\x1b[31m\u202eb\u2066"
+    inputs = world.report_inputs() | {
+        "title": evil,
+        "fits": replace(found({}, {"isoflop": evil}), command={evil: evil}),
+        "results": [replace(world.results[-1], reason=evil, device=evil)],
+        "curves": {},
+        "finals": None,
+    }
+    page = write_report(tmp_path, **inputs).read_text(encoding="utf-8")
+    assert clean(page, lines=True) == page
+    assert clean(maths(evil)) == "a b "
 
 
 def test_warnings_are_below_the_headline(world, tmp_path: Path):

@@ -149,3 +149,42 @@ def test_files_of_the_working_folder_replace_no_module(tmp_path: Path):
         [*unsafe, str(tmp_path / "sweep")], capture_output=True, text=True, cwd=folder, timeout=60
     )
     assert "of the working folder ran" in done.stderr, "otherwise this test shows nothing"
+
+
+def test_a_worker_whose_log_nobody_reads_trains_all_runs(tmp_path: Path):
+    """As with `chinchilla worker SWEEP_DIR | head -1`."""
+    specs = make_specs(2)
+    make_sweep(tmp_path, specs)
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [*PROGRAM, f"sweep_dir={tmp_path}", f"data_dir={tmp_path}"]
+    done = subprocess.run(words, stdout=writes, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writes)
+    assert b"Traceback" not in done.stderr
+    assert not missing_specs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ImportError("libcudart.so"), RecursionError("deep")], ids=repr
+)
+def test_an_unexpected_error_of_a_worker_is_one_line(tmp_path, monkeypatch, capsys, error):
+    make_sweep(tmp_path, make_specs(1))
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("chinchilla.sweep.worker.load_runtime", fails)
+    assert main(["worker", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out
+    [log] = (tmp_path / "workers").glob("error-*.log")
+    assert err.startswith(f"chinchilla: {type(error).__name__}: ")
+    assert err.endswith(f"The traceback is in {log}.\n")
+    assert "in fails" in log.read_text()
+
+
+def test_a_rank_has_no_name_of_its_own(tmp_path, monkeypatch, capsys):
+    make_sweep(tmp_path, make_specs(1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["worker", str(tmp_path), f"data_dir={tmp_path}", "name=a"]) == 2
+    assert "name=a has no effect with several ranks" in capsys.readouterr().err

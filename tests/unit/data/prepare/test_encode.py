@@ -7,13 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import data_corpora
+import numpy as np
 import pytest
 from data_corpora import command, decoded, documents, write_jsonl
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.prepare import stages
+from chinchilla.data.prepare.encode import in_pool
 from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.data.tokenizer import Tokenizer
 
@@ -97,3 +100,27 @@ def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):
     [shard, *_] = m.splits["train"].shards
     assert (tmp_path / "d" / shard.file).stat().st_size == 64 + 4_000 + 8 * shard.documents
     assert len(decoded(tmp_path / "d", "train")) == m.splits["train"].documents
+
+
+class _Interrupting:
+    """An encoder with which Ctrl-C is pressed while a worker process starts, and while it works."""
+
+    def __reduce__(self):
+        return _interrupted, ()
+
+    def __call__(self, texts):
+        os.kill(os.getpid(), signal.SIGINT)
+        return np.zeros(len(texts))
+
+
+def _interrupted() -> _Interrupting:
+    os.kill(os.getpid(), signal.SIGINT)
+    return _Interrupting()
+
+
+def test_ctrl_c_is_handled_by_the_parent_only(capfd):
+    batches = [SimpleNamespace(texts=[b"a"])]
+    [(_, tokens)] = in_pool(batches, _Interrupting(), 2)
+    assert tokens.tolist() == [0]
+    assert capfd.readouterr() == ("", "")
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

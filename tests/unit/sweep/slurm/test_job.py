@@ -159,3 +159,13 @@ def test_a_job_without_the_variables_of_slurm_says_so(
     printed = capsys.readouterr().err
     assert printed.startswith("chinchilla: SLURM_JOB_ID is not set. A container ")
     assert printed.count("\n") == 1
+
+
+def test_an_unexpected_error_of_a_job_is_one_line(tmp_path: Path, monkeypatch, capsys):
+    """Its traceback is beside the logs of the job."""
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setattr(job.sys, "argv", ["job", str(tmp_path)])
+    monkeypatch.setattr(job, "run_job", lambda folder: {}["ranks"])
+    assert job.main() == 1
+    [log] = tmp_path.glob("error-*.log")
+    assert capsys.readouterr().err.endswith(f"The traceback is in {log}.\n")
