@@ -17,12 +17,15 @@ from chinchilla.config.compose import compose, composed
 from chinchilla.config.setting import settings_of
 from chinchilla.config.words import choices, groups_of, words_usage
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, nearest
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program
 from chinchilla.core.terminal import print_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    if argv is None:  # started as a program
+        exclude_working_folder()
     args = list(sys.argv[1:] if argv is None else argv)
     trains = args[:1] in (["sweep"], ["train"], ["worker"])
     return run_program(lambda: _run(args), if_closed=EXIT_AGAIN if trains else EXIT_OK)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.bench_tools import Arguments, existing_folder, provenance
 
-from chinchilla.commands.shared import sweep_results
+from chinchilla.commands.shared import sweep_runs
 from chinchilla.core.files import write_json
 from chinchilla.core.reading import read_json
 
@@ -19,10 +19,10 @@ from chinchilla.core.reading import read_json
 def main(folder: Path, docs: Path) -> None:
     comparison = read_json(folder / "compare" / "compare.json", "comparison")
     for corpus in comparison["corpora"]:
-        results = [r for r in sweep_results(folder / corpus["name"]) if r.status == "finished"]
+        results = [r for r in sweep_runs(folder / corpus["name"]).results if r.status == "finished"]
         corpus["folder"] = Path(corpus["folder"]).name
         corpus["training_seconds_over_all_runs"] = round(sum(r.train_seconds for r in results), 1)
-        corpus["trained_at_commit"] = sorted({r.git for r in results})
+        corpus["trained_at_commit"] = sorted({r.code.label for r in results})
     record = {
         **provenance(),
         "machine": f"{results[0].device}, {os.cpu_count()} cores",

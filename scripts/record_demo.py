@@ -12,14 +12,14 @@ from pathlib import Path
 
 from bench.bench_tools import Arguments, existing_folder, provenance
 
-from chinchilla.commands.shared import sweep_results
+from chinchilla.commands.shared import sweep_runs
 from chinchilla.core.files import write_json
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import default_budget, recommendation
 
 
 def main(sweep_dir: Path, docs: Path) -> None:
-    results = sweep_results(sweep_dir)
+    results = sweep_runs(sweep_dir).results
     fits = FitResults.load(sweep_dir / "fits")
     fitted = fits.fitted
     finished = [r for r in results if r.status == "finished"]

@@ -22,7 +22,7 @@ def score(command: config.ScoreCommand) -> int:
     finished_utc = ""
     if command.result:
         path = Path(command.result)
-        result = RunResult.load(path if path.is_dir() else path.parent)
+        result = RunResult.read(path / "result.json" if path.is_dir() else path)
         if result.status != "finished":
             raise InputError(
                 f"result={path}: this run {result.status} ({result.reason}) and has no final loss. Give a "

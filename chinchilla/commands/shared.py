@@ -1,33 +1,62 @@
-"""Helpers of several commands: results of a sweep, JSON on standard output."""
+"""Helpers of several commands: runs of a sweep, JSON on standard output."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config.words import shell_word
-from chinchilla.core.errors import InputError, Refusal, nearest_path
+from chinchilla.core.errors import InputError, Refusal, nearest_path, one_line
+from chinchilla.core.json_codec import OtherVersion
 from chinchilla.core.terminal import print_lines
 from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.run_folder import load_curve
 from chinchilla.sweep.run_files import has_result
 
 PLAN = "plan.jsonl"
+MAX_NAMED = 5  # runs left out of which the reason is stated
 
 
-def sweep_results(sweep_dir: Path) -> list[RunResult]:
-    """Results of a sweep's runs, in the plan's order.
+@dataclass(frozen=True)
+class SweepRuns:
+    """The runs of a sweep that have a result, in the plan's order."""
+
+    results: list[RunResult]
+    curves: dict[str, Curve]  # by run_id, of the runs that did not fail, if they were asked for
+    left_out: dict[str, str]  # run_id -> what is wrong with its records, and what to do
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each run that is left out; beyond MAX_NAMED, the ids only."""
+        lines = [f"run {run_id} is left out: {why}" for run_id, why in self.left_out.items()]
+        if more := [*self.left_out][MAX_NAMED:]:
+            lines[MAX_NAMED:] = [f"{len(more)} further runs are left out: {', '.join(more)}."]
+        return lines
+
+
+def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
+    """Read the results of a sweep and their curves; runs whose records do not agree are left out.
 
     Raises:
-        InputError: no plan, or files of another schema.
+        InputError: no plan, files of another version, or no run of which the records agree.
     """
-    run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / PLAN))
-    return [RunResult.load(path) for path in run_dirs if has_result(path)]
-
-
-def sweep_curves(sweep_dir: Path, results: Sequence[RunResult]) -> dict[str, Curve]:
-    """Training curves by run_id of the runs that did not fail."""
-    run_ids = [r.spec.run_id for r in results if r.status != "failed"]
-    return {run_id: Curve.load(sweep_dir / "runs" / run_id) for run_id in run_ids}
+    runs = SweepRuns([], {}, {})
+    for run_id in (spec.run_id for spec in load_plan(sweep_dir / PLAN)):
+        run_dir = sweep_dir / "runs" / run_id
+        if not has_result(run_dir):
+            continue
+        try:
+            result = RunResult.load(run_dir)
+            if with_curves and result.status != "failed":
+                runs.curves[run_id] = load_curve(run_dir, result)
+            runs.results.append(result)
+        except OtherVersion:
+            raise
+        except InputError as error:
+            runs.left_out[run_id] = one_line(error, 1000)
+    if runs.left_out and not runs.results:
+        raise InputError(*runs.notes)
+    return runs
 
 
 def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:

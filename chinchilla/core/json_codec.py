@@ -10,6 +10,11 @@ from typing import Any
 
 from chinchilla.core.errors import InputError
 
+
+class OtherVersion(InputError):
+    """A record that another version of chinchilla wrote."""
+
+
 IN_MEMORY = {"stored": False}  # metadata of a field that is not saved
 _EXPECTED = {  # types in error messages
     list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
@@ -34,6 +39,7 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
         `value`.
 
     Raises:
+        OtherVersion: of another schema.
         InputError: naming the file and what differs.
     """
     if not isinstance(value, dict):
@@ -43,7 +49,7 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
             f"{where} states no schema, so chinchilla did not write it. Restore the file, or create it again."
         )
     if schema is not None and value.get("schema") != schema:
-        raise InputError(
+        raise OtherVersion(
             f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "
             "Use the version of chinchilla that wrote it, or a new folder."
         )
@@ -69,14 +75,15 @@ def decode(cls: Any, value: Any, where: str, schema: int | None = None) -> Any:
         InputError: fields missing or unknown, values of another type, or numbers that are not
             finite.
     """
-    if cls is Any or (type(value) is cls and cls in (str, bool)):
-        return value
-    if cls in (int, float) and type(value) in (int, cls) and abs(value) <= _LARGEST[cls]:
+    if _is_plain(cls, value):
         return value
     if dataclasses.is_dataclass(cls):
         check_fields(value, typing.cast(type, cls), where, schema)
         hints = _type_hints(typing.cast(type, cls))
-        fields = {name: decode(hints[name], x, f"{where}: {name}") for name, x in value.items()}
+        fields = {  # a plain value needs no name for messages, which would take half the time
+            name: x if _is_plain(hints[name], x) else decode(hints[name], x, f"{where}: {name}")
+            for name, x in value.items()
+        }
         try:
             return typing.cast(Any, cls)(**fields)
         except InputError as error:  # of the dataclass itself, without the name of the file
@@ -88,10 +95,21 @@ def decode(cls: Any, value: Any, where: str, schema: int | None = None) -> Any:
     if origin in (list, tuple) and isinstance(value, list | tuple):
         return origin(decode(args[0], x, where) for x in value)
     if origin is dict and isinstance(value, dict):
-        return {name: decode(args[1], x, f"{where}.{name}") for name, x in value.items()}
+        return {
+            name: x if _is_plain(args[1], x) else decode(args[1], x, f"{where}.{name}")
+            for name, x in value.items()
+        }
     raise InputError(
         f"{where} must be {_EXPECTED[origin or cls]}, and is {json.dumps(value)[:40]}."
     )
+
+
+def _is_plain(cls: Any, value: Any) -> bool:
+    """Whether a value of text, a number, true or false is valid for `cls`."""
+    kind = type(value)
+    if cls is float or cls is int:
+        return (kind is cls or kind is int) and abs(value) <= _LARGEST[cls]
+    return cls is Any or (kind is cls and (cls is str or cls is bool))
 
 
 _type_hints = functools.cache(typing.get_type_hints)

@@ -10,8 +10,10 @@ import without torch.
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,21 @@ import numpy as np
 from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import atomic_write, write_json
-from chinchilla.core.json_codec import check_fields, decode
+from chinchilla.core.json_codec import OtherVersion, check_fields, decode, field_names
 from chinchilla.core.npz import read_npz
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
-from chinchilla.core.reading import MB, parse_json, read_json, read_lines
+from chinchilla.core.provenance import Code
+from chinchilla.core.reading import MB, parse_json, read_json, read_lines, sha256_file
+from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
+_AGAIN = "launch the sweep again: the run continues from its checkpoint."
+CURVE_REMEDY = f"Restore it from a copy, or move result.json beside it away and {_AGAIN}"
 STATES = ("finished", "diverged", "failed")
-SPEC_SCHEMA = 3
+SPEC_SCHEMA = 4
 LABELS = ("sweep", "recipe")  # fields of a RunSpec that change nothing
-RESULT_SCHEMA = 2
+RESULT_SCHEMA = 3
+RUN_ID_DIGITS = 12  # hexadecimal; 48 bits: among 20,000 runs, 1e-6 is the chance of two equal ids
 MAX_STEPS = 5_000_000  # more are a mistake: GPT-3 had 300,000, and a step has an overhead
 PLAN_BYTES = 100 * MB  # some 80,000 runs
 
@@ -133,7 +140,7 @@ class RunSpec:
 
     @property
     def stable_phase_id(self) -> str:
-        """Folder name of the stable phase, such as n42m-s0-2dd5d8; "" if there is none."""
+        """Folder name of the stable phase, such as n42m-s0-2dd5d86a3f1c; "" if there is none."""
         return self.stable_phase.run_id.partition("-")[2] if self.stable_phase else ""
 
     @property
@@ -143,9 +150,10 @@ class RunSpec:
 
     @functools.cached_property  # `status` needs it several times for thousands of runs
     def run_id(self) -> str:
-        """Budget or tokens, N, seed and a hash of all fields, such as c6e18-n42m-s0-2dd5d8."""
+        """Budget or tokens, N, seed and a hash of all fields, such as c6e18-n42m-s0-2dd5d86a3f1c."""
         identity = {k: v for k, v in self.to_dict().items() if k not in LABELS}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+        text = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_DIGITS]
         head = f"d{count_label(self.D)}"
         if self.budget_flops is not None:
             head = f"c{self.budget_flops:.3g}".replace("+", "")
@@ -153,7 +161,10 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
-        return dataclasses.asdict(self)
+        # Not asdict, whose deep copies take seconds for the runs of a large sweep.
+        return {f: getattr(self, f) for f in field_names(RunSpec)[0]} | {
+            "model": {**vars(self.model)}
+        }
 
     def differences(self, other: "RunSpec") -> str:
         """The fields in which `other` differs, with both values; LABELS are ignored."""
@@ -166,6 +177,20 @@ class RunSpec:
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
         spec: RunSpec = decode(cls, value, where, SPEC_SCHEMA)
         return spec
+
+    def to_record(self) -> dict[str, Any]:
+        """What spec.json and a line of plan.jsonl contain: all fields and a hash of them."""
+        return sealed(self.to_dict())
+
+    @classmethod
+    def from_record(cls, value: Any, where: str) -> "RunSpec":
+        """A spec as `to_record` made it.
+
+        Raises:
+            DamagedRecord: its content is not what was written.
+            OtherVersion: another version wrote it.
+        """
+        return cls.from_dict(unsealed(value, where, SPEC_SCHEMA), where)
 
 
 @dataclass(frozen=True)
@@ -196,7 +221,7 @@ class RunResult:
     peak_memory_bytes: int
     device: str
     versions: dict[str, str]
-    git: str  # commit, "+dirty" if the tree had changes, "" outside a checkout
+    code: Code  # that trained it, or that found it failed
     started_utc: str
     finished_utc: str
     attempts: int = 1  # how often it was started; failed attempts have records of their own
@@ -206,6 +231,8 @@ class RunResult:
     reused_tokens: int = 0  # tokens of a stable phase that another run trained
     seconds: dict[str, float] = field(default_factory=dict)  # train, save, evaluate, compile
     execution: dict[str, Any] = field(default_factory=dict)  # how it ran last (`train.result`)
+    curve_sha256: str = ""  # of the bytes of curve.npz; "" without a curve
+    curve_bytes: int = 0  # size of curve.npz
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:
@@ -217,22 +244,47 @@ class RunResult:
         """Tokens that this run trained itself."""
         return self.steps_done * self.spec.batch_tokens - self.reused_tokens
 
+    def to_record(self) -> dict[str, Any]:
+        """What result.json contains: all fields and a hash of them."""
+        return sealed(dataclasses.asdict(self))
+
     def save(self, run_dir: Path) -> None:
-        write_json(run_dir / "result.json", dataclasses.asdict(self))
+        write_json(run_dir / "result.json", self.to_record())
 
     @classmethod
     def load(cls, run_dir: Path) -> "RunResult":
-        path = run_dir / "result.json"
+        """Read result.json from the folder of its run.
+
+        Raises:
+            DamagedRecord: its content is not what was written, or it is another run's.
+            OtherVersion: another version wrote it.
+            InputError: missing or unreadable.
+        """
+        result, folder = cls.read(run_dir / "result.json"), Path(os.path.abspath(run_dir)).name
+        if result.spec.run_id != folder:
+            problem = f"belongs to run {result.spec.run_id}, not {folder}"
+            raise DamagedRecord(
+                str(run_dir / "result.json"), problem, f"To train it again, {_AGAIN}"
+            )
+        return result
+
+    @classmethod
+    def read(cls, path: Path) -> "RunResult":
+        """Read a result from a file in any folder; errors as of `load`."""
         try:
-            value = check_fields(read_json(path, "run result"), cls, str(path), RESULT_SCHEMA)
+            value = unsealed(read_json(path, "run result"), str(path), RESULT_SCHEMA)
+            check_fields(value, cls, str(path), RESULT_SCHEMA)
             check_fields(value["spec"], RunSpec, str(path), SPEC_SCHEMA)
             result: RunResult = decode(cls, value, str(path))
-            return result
-        except InputError as error:
-            raise InputError(
-                f"{error} If it is damaged, launch the sweep again: the run continues from its "
-                "checkpoint."
+        except OtherVersion:
+            raise
+        except DamagedRecord as error:
+            raise DamagedRecord(
+                error.where, error.problem, f"To train it again, {_AGAIN}"
             ) from None
+        except InputError as error:
+            raise InputError(f"{error} If it is damaged, {_AGAIN}") from None
+        return result
 
 
 @dataclass(frozen=True)
@@ -251,33 +303,51 @@ class Curve:
     validation_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
     validation_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def save(self, run_dir: Path) -> None:
+    def save(self, run_dir: Path) -> dict[str, Any]:
+        """Write curve.npz; returns the fields by which the run's RunResult names it."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **dataclasses.asdict(self))
+        data = packed.getvalue()
         with atomic_write(run_dir / "curve.npz", "wb") as f:
-            np.savez_compressed(f, **dataclasses.asdict(self))
+            f.write(data)
+        return {"curve_sha256": hashlib.sha256(data).hexdigest(), "curve_bytes": len(data)}
 
     @classmethod
-    def load(cls, run_dir: Path) -> "Curve":
+    def load(cls, run_dir: Path, sha256: str = "") -> "Curve":
+        """Read curve.npz; `run_folder.load_curve` also checks that it is the curve of a result.
+
+        Args:
+            run_dir: folder of the run.
+            sha256: that the file must have; "" accepts any.
+
+        Raises:
+            DamagedRecord: missing, damaged, or with another hash.
+        """
+        path = run_dir / "curve.npz"
         try:
+            if sha256 and sha256_file(path) != sha256:
+                raise DamagedRecord(
+                    f"training curve {path}", "is not the one that result.json names", CURVE_REMEDY
+                )
             names = [each.name for each in dataclasses.fields(cls)]
-            curve = cls(**read_npz(run_dir / "curve.npz", names, max_values=MAX_STEPS + 1))
+            curve = cls(**read_npz(path, names, max_values=MAX_STEPS + 1))
             pairs = ((curve.step, curve.loss), (curve.validation_step, curve.validation_loss))
             if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
                 raise ValueError("steps do not increase from 0")
             return curve
+        except DamagedRecord:
+            raise
         except (OSError, ValueError) as error:
-            what = f"damaged ({getattr(error, 'strerror', None) or error})"
+            problem = f"is damaged ({getattr(error, 'strerror', None) or error})"
             if isinstance(error, FileNotFoundError):
-                what = "missing"
-            raise InputError(
-                f"training curve {run_dir / 'curve.npz'} is {what}. Delete result.json beside it "
-                "and launch the sweep again: the run continues from its checkpoint."
-            ) from None
+                problem = "is missing"
+            raise DamagedRecord(f"training curve {path}", problem, CURVE_REMEDY) from None
 
 
 def save_plan(specs: list[RunSpec], path: Path) -> None:
-    """Write plan.jsonl, one spec per line."""
+    """Write plan.jsonl, one spec with its hash per line."""
     with atomic_write(path) as f:
-        f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
+        f.writelines(json.dumps(s.to_record(), allow_nan=False) + "\n" for s in specs)
 
 
 def _no_sweep(folder: Path) -> str:
@@ -306,7 +376,11 @@ def load_plan(path: Path) -> list[RunSpec]:
     specs: dict[str, RunSpec] = {}  # repeated lines count once
     try:
         for i, line in enumerate(read_lines(path, PLAN_BYTES), 1):
-            spec = RunSpec.from_dict(_parsed(line, f"{path} line {i}", advice), f"{path} line {i}")
+            where = f"{path} line {i}"
+            try:
+                spec = RunSpec.from_record(_parsed(line, where, advice), where)
+            except DamagedRecord as error:
+                raise DamagedRecord(error.where, error.problem, advice) from None
             specs[spec.run_id] = spec
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(_no_sweep(path.parent)) from None

@@ -20,6 +20,7 @@ from chinchilla import __version__
 from chinchilla.config import APPROACHES
 from chinchilla.core.errors import clean
 from chinchilla.core.files import write_text
+from chinchilla.core.provenance import several_versions
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import fit_warnings
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -57,6 +58,7 @@ def write_report(
     finals: Observations | None,
     fits: FitResults,
     diagnostics: Diagnostics | None = None,
+    left_out: Sequence[str] = (),
 ) -> Path:
     """Write report.html and figures/*.png, *.svg into `out_dir`.
 
@@ -68,6 +70,7 @@ def write_report(
         finals: one row per run, as approaches 2 and 3 read them, or the points along the runs of a CSV.
         fits: the results of `chinchilla fit`.
         diagnostics: the results of `chinchilla diagnose` for these fits.
+        left_out: a sentence about each run that is not in `results`, because its records do not agree.
 
     Returns:
         The path of report.html.
@@ -91,7 +94,7 @@ def write_report(
         diagnostics=checks.section(diagnostics),
         predictions=tables.predictions(fits, tables.tried_budgets(finals, fitted)),
         refusals=[(name_of(a), r.reason) for a, r in fits.refused.items()],
-        notes=notes(results, fits),
+        notes=notes(results, fits, left_out),
         runs=tables.runs(results, finals),
         conventions=conventions(results, finals, fitted),
         settings=settings(fits),
@@ -178,7 +181,9 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
     return facts
 
 
-def notes(results: Sequence[RunResult], fits: FitResults) -> list[tuple[str, str]]:
+def notes(
+    results: Sequence[RunResult], fits: FitResults, left_out: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """Notes on the data, warnings and unused parts of the fits, unfinished runs: (about, text)."""
     notes = [("Data", str(text)) for text in fits.data.get("notes", [])]
     approaches: dict[str, list[str]] = {}  # by text: several approaches may share a warning
@@ -189,6 +194,10 @@ def notes(results: Sequence[RunResult], fits: FitResults) -> list[tuple[str, str
     n_unfinished = sum(r.status != "finished" for r in results)
     if n_unfinished:
         text = f"{n_unfinished} of {len(results)} did not finish and are in no fit: see the table of runs."
+        notes.append(("Runs", text))
+    said = {text for _, text in notes}
+    notes += [("Runs", text) for text in left_out if text not in said]
+    if text := several_versions(r.code.label for r in results if r.status != "failed"):
         notes.append(("Runs", text))
     return notes
 
@@ -233,7 +242,7 @@ def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
     rows = [("report: versions", versions)]
     seen: dict[str, set[str]] = {}
     for r in results:
-        for key, value in {"device": r.device, "git": r.git, **r.versions}.items():
+        for key, value in {"device": r.device, "code": r.code.label, **r.versions}.items():
             seen.setdefault(f"runs: {key}", set()).add(value or "unknown")
         seen.setdefault("runs: recipe", set()).add(r.spec.recipe or "unknown")
     return rows + [(key, ", ".join(sorted(values))) for key, values in seen.items()]

@@ -32,7 +32,13 @@ from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine
 from chinchilla.sweep.rank_watch import RankWatch
-from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
+from chinchilla.sweep.run_files import (
+    RunFilter,
+    check_code,
+    load_runtime,
+    run_dir_of,
+    stable_phases_of,
+)
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
@@ -70,6 +76,7 @@ def work(
         invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
     try:
+        check_code(sweep_dir)
         runtime = load_runtime(sweep_dir)
         ranks = join(runtime.device, runtime.shard_ranks, settings=settings)
     except (InputError, PeerError) as error:

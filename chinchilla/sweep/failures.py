@@ -17,7 +17,9 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
 from chinchilla.core.files import write_json, write_text
 from chinchilla.core.json_codec import decode
+from chinchilla.core.provenance import code_here
 from chinchilla.core.reading import read_json
+from chinchilla.core.sealed import sealed, unsealed
 from chinchilla.core.shapes import n_params_non_embedding
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import Claim, ClaimRecord, utc_now
@@ -101,7 +103,8 @@ def read_attempts(run_dir: Path) -> list[Attempt]:
 
 def _read_attempt(path: Path) -> Attempt:
     try:
-        attempt: Attempt = decode(Attempt, read_json(path, "attempt"), str(path))
+        value = unsealed(read_json(path, "attempt"), str(path))
+        attempt: Attempt = decode(Attempt, value, str(path))
     except InputError:
         return Attempt("error", "its record is damaged")
     return attempt
@@ -175,11 +178,11 @@ def record_attempt(
     )
     attempts = [*read_attempts(run_dir), attempt]
     (run_dir / "attempts").mkdir(exist_ok=True)
-    write_json(run_dir / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
+    write_json(run_dir / "attempts" / f"{len(attempts)}.json", sealed(dataclasses.asdict(attempt)))
     if not _is_final(attempts, spec.model.seq_len):
         return False
     result = _failed_result(spec, claim, failure, reason)
-    if not claim.publish("result.json", dataclasses.asdict(result)):
+    if not claim.publish("result.json", result.to_record()):
         return False
     write_text(run_dir / "error.txt", text)
     return True
@@ -216,7 +219,7 @@ def _failed_result(spec: RunSpec, claim: Claim, failure: str, reason: str) -> Ru
         peak_memory_bytes=0,
         device="",
         versions={},
-        git="",
+        code=code_here(),
         started_utc=claim.record.claimed_utc,
         finished_utc=utc_now(),
         attempts=claim.record.starts,

@@ -38,13 +38,15 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, temporary_path, write_json
-from chinchilla.core.json_codec import decode
+from chinchilla.core.json_codec import OtherVersion, decode
+from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.core.reading import RECORD_BYTES, parse_json, read_bytes, read_json
+from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.plan.checkpoint_names import checkpoint_step
-from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
+from chinchilla.plan.records import RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now
 
-RUNTIME_SCHEMA = 2
+RUNTIME_SCHEMA = 3
 WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
 
@@ -60,10 +62,11 @@ def stable_phases_of(sweep_dir: Path) -> Path:
 
 
 def save_runtime(runtime: RuntimeConfig, sweep_dir: Path, data_dir: Path | None = None) -> None:
-    """Write runtime.json, with the token folder if it is given."""
+    """Write runtime.json, with the code of this process, and the token folder if it is given."""
     folder = {} if data_dir is None else {"data_dir": str(data_dir)}
-    value = {"schema": RUNTIME_SCHEMA, **folder, **dataclasses.asdict(runtime)}
-    write_json(sweep_dir / "runtime.json", value)
+    code = dataclasses.asdict(code_here())
+    value = {"schema": RUNTIME_SCHEMA, "code": code, **folder, **dataclasses.asdict(runtime)}
+    write_json(sweep_dir / "runtime.json", sealed(value))
 
 
 def load_runtime(sweep_dir: Path) -> RuntimeConfig:
@@ -74,7 +77,8 @@ def load_runtime(sweep_dir: Path) -> RuntimeConfig:
     """
     path = sweep_dir / "runtime.json"
     value = _read_runtime(path)
-    value.pop("data_dir", None)
+    for name in ("data_dir", "code"):
+        value.pop(name, None)
     try:
         runtime: RuntimeConfig = decode(RuntimeConfig, value, str(path))
     except InputError as error:
@@ -95,14 +99,29 @@ def recorded_data_dir(sweep_dir: Path) -> Path:
     return Path(data_dir)
 
 
+def check_code(sweep_dir: Path) -> None:
+    """Check that this process runs the code of the sweep's latest launch.
+
+    Raises:
+        OtherCode: it does not.
+        InputError: runtime.json cannot be read.
+    """
+    path = sweep_dir / "runtime.json"
+    launched: Code = decode(Code, _read_runtime(path).get("code"), f"{path}: code")
+    check_same_code(launched, str(sweep_dir))
+
+
 def _read_runtime(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(
             f"{path} does not exist: no sweep has been prepared there. `chinchilla sweep cluster=manual` "
             "prepares one, and starts nothing."
         )
-    value = read_json(path, "runtime settings")
-    if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
+    try:
+        value = unsealed(read_json(path, "runtime settings"), str(path), RUNTIME_SCHEMA)
+    except DamagedRecord as error:
+        raise DamagedRecord(error.where, error.problem, "Launch again.") from None
+    if value.pop("schema", None) != RUNTIME_SCHEMA:
         raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
     return value
 
@@ -199,37 +218,29 @@ def has_result(run_dir: Path) -> bool:
     return os.path.lexists(run_dir / "result.json")
 
 
-class DamagedResult(InputError):
-    """A result.json that is a run result of no version."""
+class DamagedResult(DamagedRecord):
+    """A result.json that is not readable, not what was written, or another run's."""
 
 
 def load_result(run_dir: Path) -> RunResult | None:
     """The run's result; None without one.
 
     Raises:
-        DamagedResult: result.json is a run result of no version, or a broken link.
-        InputError: it was written by another version.
+        DamagedResult: result.json is not readable, not what was written, or another run's.
+        OtherVersion: another version wrote it.
     """
     if not has_result(run_dir):
         return None
     try:
         return RunResult.load(run_dir)
+    except OtherVersion:
+        raise
     except InputError as error:
         if not has_result(run_dir):  # another process has just renamed it
             return None
-        if _of_another_version(run_dir / "result.json"):
-            raise
-        raise DamagedResult(str(error)) from None
-
-
-def _of_another_version(path: Path) -> bool:
-    try:
-        value = parse_json(read_bytes(path, RECORD_BYTES))
-        schemas = value["schema"], value["spec"]["schema"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    pairs = zip(schemas, (RESULT_SCHEMA, SPEC_SCHEMA), strict=True)
-    return any(type(x) is int and x != expected for x, expected in pairs)
+        if isinstance(error, DamagedRecord):
+            raise DamagedResult(error.where, error.problem, error.remedy) from None
+        raise DamagedResult(str(run_dir / "result.json"), "is damaged", str(error)) from None
 
 
 def saved_step(run_dir: Path) -> int:

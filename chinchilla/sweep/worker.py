@@ -35,6 +35,7 @@ from chinchilla.core.errors import (
 )
 from chinchilla.core.files import remove, writable_dir
 from chinchilla.core.program import tracebacks_in
+from chinchilla.core.provenance import OtherCode, check_unchanged
 from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
@@ -58,6 +59,7 @@ from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
     RunFilter,
+    check_code,
     has_result,
     load_runtime,
     mark_ended,
@@ -198,6 +200,7 @@ class Worker:
             if self.train is None:
                 from chinchilla.train import train_run
 
+                check_unchanged()  # the modules just imported are those that were hashed
                 self.train = train_run
             self.width = spec.model.d_model
             result = self.train(
@@ -214,6 +217,10 @@ class Worker:
             )
         except ClaimLost:
             log.warning("%s was taken over by another worker", spec.run_id)
+            return
+        except OtherCode as error:
+            self.summary.cannot_train = one_line(error)
+            claim.release(one_line(error), excused=True)
             return
         except Exception as error:
             kind, reason = failure_kind(error), error_summary(error)
@@ -237,7 +244,7 @@ class Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
-        if claim.publish("result.json", dataclasses.asdict(result)):
+        if claim.publish("result.json", result.to_record()):
             if result.status == "finished" and runtime.keep_checkpoints == "none":
                 with contextlib.suppress(OSError):
                     remove(run_dir / "checkpoints")
@@ -300,7 +307,8 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
         printed in one line.
 
     Raises:
-        InputError: the sweep's files are invalid, or its folder is not writable.
+        InputError: the sweep's files are invalid, its folder is not writable, or this is not the code
+            that it was launched with.
     """
     with tracebacks_in(Path(command.sweep_dir) / "workers"):
         return _run_worker(command, train)
@@ -311,6 +319,8 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     log_to_output()
     limit_threads(command.threads)
     runtime = load_runtime(sweep_dir)
+    if train is None:
+        check_code(sweep_dir)
     data_dir = Path(command.data_dir) if command.data_dir else recorded_data_dir(sweep_dir)
     run_id = find_runs(sweep_dir, [command.run])[0].run_id if command.run else ""
     only = Selection(SizeRange(command.min_params, command.max_params), run_id)

@@ -28,6 +28,7 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import write_json
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program
 from chinchilla.core.reading import LINE_BYTES, open_regular, read_json
 from chinchilla.core.terminal import print_message
@@ -234,7 +235,7 @@ def start_mirrors(
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "chinchilla.tracking.mirror", json.dumps(job)],
+                [sys.executable, "-P", "-m", "chinchilla.tracking.mirror", json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # so that Ctrl-C does not reach it
@@ -304,4 +305,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    exclude_working_folder()
     sys.exit(run_program(main))

@@ -35,8 +35,8 @@ def check_run_folder(run_dir: Path, spec: RunSpec) -> None:
     path = run_dir / "spec.json"
     make_dirs(run_dir)
     if not path.exists():
-        write_json(path, spec.to_dict())
-    existing = RunSpec.from_dict(read_json(path, "run spec"), str(path))
+        write_json(path, spec.to_record())
+    existing = RunSpec.from_record(read_json(path, "run spec"), str(path))
     if existing.run_id != spec.run_id:
         raise InputError(
             f"{run_dir} belongs to run {existing.run_id}, not {spec.run_id}. Use another folder."

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 FINAL_SHARE = 0.02
 
 
-def build_result(run: "Trainer", curve: Curve, starts: int) -> RunResult:
-    """The result of `run`, whose losses are `curve`; all ranks call this."""
+def build_result(
+    run: "Trainer", curve: Curve, starts: int, curve_file: dict[str, Any]
+) -> RunResult:
+    """The result of `run`, whose losses are `curve`, written as `curve_file`; all ranks call this."""
     spec, data, group = run.spec, run.data, run.group
     losses, steps_done = curve.loss, len(curve.loss)
     window = max(1, round(FINAL_SHARE * steps_done))
@@ -63,7 +65,7 @@ def build_result(run: "Trainer", curve: Curve, starts: int) -> RunResult:
         peak_memory_bytes=max(group.gather(devices.peak_memory(run.device))),
         device=device if group.world_size == 1 else f"{group.world_size} x {device}",
         versions=devices.versions(),
-        git=code_here().label,
+        code=code_here(),
         started_utc=run.started.isoformat(timespec="seconds"),
         finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         attempts=starts,
@@ -72,6 +74,7 @@ def build_result(run: "Trainer", curve: Curve, starts: int) -> RunResult:
         reused_tokens=run.reused_steps * spec.batch_tokens,
         seconds={"train": seconds, **run.other_seconds},
         execution=execution(run),
+        **curve_file,
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -297,10 +298,11 @@ class Trainer:
         evaluations = np.array(self.evaluations, float).reshape(-1, 2)
         losses = self.losses[: self.step].double().cpu().numpy()
         curve = Curve(np.arange(self.step), losses, evaluations[:, 0], evaluations[:, 1])
+        curve_file: dict[str, Any] = {}
         with self.group.raise_together():
             if self.group.rank == 0:
-                curve.save(self.run_dir)
-        return build_result(self, curve, starts)
+                curve_file = curve.save(self.run_dir)
+        return build_result(self, curve, starts, curve_file)
 
     def close(self) -> None:
         """Stop the threads and release what the run has changed in this process."""

@@ -33,6 +33,7 @@ def make_sweep(folder: Path, n_runs: int = 1_000, n_steps: int = 5_000) -> None:
     """The files of a finished sweep: ten budgets, losses drawn from a law with noise."""
     import numpy as np
 
+    from chinchilla.core.provenance import Code
     from chinchilla.core.shapes import ModelShape, flops_per_token
     from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 
@@ -61,18 +62,20 @@ def make_sweep(folder: Path, n_runs: int = 1_000, n_steps: int = 5_000) -> None:
         D = (step + 1) * spec.batch_tokens
         loss = noise * (1.7 + 400 / spec.N**0.34 + 410 / D**0.28) + 0.1 * (1 - D / spec.D) ** 0.5
         loss = np.minimum(loss, 8.3) + 0.02 * rng.standard_normal(n_steps)
-        last = {"held_out": float(final)}
+        loss = loss.astype(np.float32).astype(float)
+        final = loss[-50:].mean()
+        some = np.arange(n_steps // 20, n_steps + 1, n_steps // 20)
+        curve = Curve(step, loss, some, loss[some - 1]).save(run_dir)
+        last = {"held_out": float(loss[-1])}
         RunResult(
             spec=spec, status="finished", reason="", final_loss=float(final), final_loss_se=0.004,
             final_loss_steps=50, validation_loss=last, validation_tokens={"held_out": 65_536},
             bits_per_byte={"held_out": final / 2.1}, n_params=spec.N,
             n_params_non_embedding=spec.N - 4096 * spec.model.d_model, steps_done=n_steps,
             flops_spent=spec.C, train_seconds=30.0, tokens_per_second=1e5, mfu=None,
-            peak_memory_bytes=10**8, device="cpu", versions={"torch": "2"}, git="abc",
-            started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:30Z",
+            peak_memory_bytes=10**8, device="cpu", versions={"torch": "2"}, code=Code("0.1.0"),
+            started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:30Z", **curve,
         ).save(run_dir)  # fmt: skip
-        some = np.arange(n_steps // 20, n_steps + 1, n_steps // 20)
-        Curve(step, loss.astype(np.float32), some, loss[some - 1]).save(run_dir)
     save_plan(specs, folder / "plan.jsonl")
 
 

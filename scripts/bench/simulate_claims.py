@@ -30,6 +30,7 @@ from bench_tools import RESULTS, ROOT, Arguments, count, out_file, provenance, s
 
 sys.path.insert(0, os.fspath(ROOT))
 
+from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep import claims, run_files, run_queue
@@ -263,10 +264,10 @@ def result_of(spec: RunSpec | None) -> dict[str, Any]:
         spec=spec, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=5,
         validation_loss={}, validation_tokens={}, bits_per_byte={}, n_params=spec.N,
         n_params_non_embedding=spec.N, steps_done=spec.steps, flops_spent=spec.C, train_seconds=600.0,
-        tokens_per_second=1e5, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
+        tokens_per_second=1e5, mfu=None, peak_memory_bytes=0, device="", versions={}, code=Code("0.1.0"),
         started_utc="", finished_utc="",
     )  # fmt: skip
-    return dataclasses.asdict(result)
+    return result.to_record()
 
 
 def plan_of(order: run_queue.RunOrder, counted: Counted) -> Callable[[Any], run_queue.RunOrder]:

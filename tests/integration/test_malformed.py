@@ -6,6 +6,7 @@ launchers and workers.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sweep_fakes import edit_record
 from test_poison import SPEC, make_data
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
+from chinchilla.core.provenance import Code
+from chinchilla.core.reading import sha256_file
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.run_files import save_runtime
 
@@ -26,7 +30,7 @@ RESULT = RunResult(
     spec=SPEC, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=1,
     validation_loss={"validation": 3.1}, validation_tokens={"validation": 64}, bits_per_byte={}, n_params=SPEC.N,
     n_params_non_embedding=1, steps_done=20, flops_spent=SPEC.C, train_seconds=1.0,
-    tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
+    tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, code=Code("0.1.0"),
     started_utc="", finished_utc="",
 )  # fmt: skip
 CSV = "run_id,budget_flops,C,N,D,L\na,6e18,6e18,1e8,1e10,3.0\nb,6e18,6e18,2e8,5e9,3.1\n"
@@ -44,13 +48,23 @@ def valid_files(tmp_path: Path) -> Path:
     for spec in SPECS:
         run_dir = sweep_dir / "runs" / spec.run_id
         run_dir.mkdir(parents=True)
-        replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(run_dir)
-        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(run_dir)
+        loss = np.linspace(5, 3 + 0.1 * spec.seed, 20)
+        curve = Curve(np.arange(20), loss, np.array([20]), np.array([3.1])).save(run_dir)
+        replace(RESULT, spec=spec, final_loss=float(loss[-1]), **curve).save(run_dir)
     save_plan(SPECS, sweep_dir / "plan.jsonl")
     save_runtime(RuntimeConfig(device="cpu"), sweep_dir)
     make_data(tmp_path / "data")
     (tmp_path / "runs.csv").write_text(CSV)
     return tmp_path
+
+
+def is_named(capsys: pytest.CaptureFixture[str], code: int) -> None:
+    """The damaged run is named with its file, and no approach has an answer for the other."""
+    out, err = capsys.readouterr()
+    assert code in (2, 3), (code, out, err)
+    assert "Traceback" not in out + err
+    said = " ".join((out + err).split())
+    assert re.search(rf"{SPEC.run_id}/(result.json|curve.npz)", said), said
 
 
 def only_line(capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -225,9 +239,8 @@ RESULTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("change", RESULTS.values(), ids=RESULTS)
 def test_invalid_results(valid_files: Path, capsys, change: dict[str, Any]):
     path = valid_files / "sweep" / "runs" / SPEC.run_id / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    line = only_line(capsys, main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]))
-    assert "result.json" in line or SPEC.run_id in line
+    edit_record(path, **change)
+    is_named(capsys, main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]))
 
 
 CURVES: dict[str, dict[str, Any]] = {
@@ -246,8 +259,8 @@ def test_invalid_curves(valid_files: Path, capsys, change: dict[str, Any]):
     run_dir = valid_files / "sweep" / "runs" / SPEC.run_id
     arrays = dataclasses.asdict(Curve.load(run_dir)) | change
     np.savez(run_dir / "curve.npz", **arrays)
-    line = only_line(capsys, main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]))
-    assert "curve.npz" in line or SPEC.run_id in line
+    edit_record(run_dir / "result.json", curve_sha256=sha256_file(run_dir / "curve.npz"))
+    is_named(capsys, main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +274,7 @@ def test_invalid_curves(valid_files: Path, capsys, change: dict[str, Any]):
 )  # fmt: skip
 def test_invalid_runtime_settings(valid_files: Path, capsys, change: dict[str, Any]):
     path = valid_files / "sweep" / "runtime.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    edit_record(path, **change)
     code = main(["worker", str(valid_files / "sweep"), f"data_dir={valid_files / 'data'}"])
     assert "runtime.json" in only_line(capsys, code)
 

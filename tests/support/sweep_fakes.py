@@ -1,5 +1,6 @@
 """Fake runs: specs, a training function whose behaviour depends on the seed, and worker processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import ClusterConfig, GridConfig, RuntimeConfig, SweepCommand
+from chinchilla.core.provenance import code_here
+from chinchilla.core.sealed import KEY, sealed
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import save_runtime
@@ -87,7 +90,7 @@ def make_result(
         "peak_memory_bytes": 0,
         "device": "fake",
         "versions": {},
-        "git": "",
+        "code": code_here(),
         "started_utc": "",
         "finished_utc": "",
     }
@@ -140,6 +143,13 @@ PROGRAM = (sys.executable, str(Path(__file__).resolve()))  # a worker process wi
 def start_worker(sweep_dir: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
     folders = f"sweep_dir={sweep_dir}", f"data_dir={sweep_dir}"
     return subprocess.Popen([*PROGRAM, *folders, f"name={name}", *words])
+
+
+def edit_record(path: Path, *without: str, **change: Any) -> None:
+    """Change fields of a JSON record, leave out others, and renew its hash."""
+    value = {**json.loads(path.read_text(encoding="utf-8")), **change}
+    kept = {name: x for name, x in value.items() if name not in (KEY, *without)}
+    path.write_text(json.dumps(sealed(kept)), encoding="utf-8")
 
 
 def planted(folder: Path) -> Path:

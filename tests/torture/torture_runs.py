@@ -74,7 +74,7 @@ class Bits:
 
     @classmethod
     def of(cls, run_dir: Path, result: RunResult | None = None) -> "Bits":
-        result = result or RunResult.load(run_dir)
+        result = result or RunResult.read(run_dir / "result.json")
         assert result.final_loss is not None
         last = run_dir / "checkpoints" / f"step-{STEPS:08d}" / checkpoint_files.WEIGHTS
         weights = hashlib.sha256(last.read_bytes()).hexdigest()

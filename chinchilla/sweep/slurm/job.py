@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program, tracebacks_in
 from chinchilla.core.terminal import log_to_output, print_error
 from chinchilla.sweep import local_pool
@@ -205,4 +206,5 @@ def _main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    exclude_working_folder()
     sys.exit(main())

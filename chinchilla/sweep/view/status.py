@@ -15,6 +15,7 @@ from chinchilla.core.table import Cell, Table
 from chinchilla.core.units import clock, count
 from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.records import RunSpec
+from chinchilla.plan.run_folder import curve_problem
 from chinchilla.sweep.claims import claim_status, file_system_now
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
 from chinchilla.sweep.run_files import (
@@ -62,6 +63,7 @@ class RunRow:
     flops_done: float
     flops_per_second: float | None  # over the run if it has ended, otherwise recently
     failure: str = ""  # kind of a failed run: oom, data, error, lost
+    code: str = ""  # that trained it, if it has ended
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,12 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
     state, worker, eta = "waiting", "", None
     try:
         result = load_result(run_dir) if started else None
-    except DamagedResult:
-        reason = "result.json is damaged: launch the sweep again"
+    except DamagedResult as error:
+        reason = f"result.json {error.problem}; launch the sweep again"
     if result is not None:
         state, reason = result.status, result.reason
+        if problem := curve_problem(run_dir, result):
+            reason = f"{problem}: restore it, or move result.json away and launch the sweep again"
         # The speed in progress.json includes evaluations and checkpoints, as the time left does.
         speed = speed or result.tokens_per_second
     elif started:
@@ -194,6 +198,7 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
         flops_done=result.flops_spent if result else spec.C * step / spec.steps,
         flops_per_second=speed * spec.C / spec.D if speed else None,
         failure=result.failure if result else "",
+        code=result.code.label if result else "",
     )
 
 

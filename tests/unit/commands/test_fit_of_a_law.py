@@ -1,7 +1,10 @@
 """`chinchilla fit` and `report` of runs of a known law: a table of nine budgets, and a sweep's folder."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from command_line import one_line
 
 from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.core import paper
+from chinchilla.core.provenance import Code
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
@@ -141,18 +145,30 @@ def sweep_dir(tmp_path):
     for spec in specs:
         run_dir = folder / "runs" / spec.run_id
         run_dir.mkdir(parents=True)
-        final = float(LAW(spec.N, spec.D))
+        loss = float(LAW(spec.N, spec.D)) + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
+        loss[-10:] = final = float(LAW(spec.N, spec.D))
+        last = np.array([final + 0.1])
+        curve = Curve(np.arange(spec.steps), loss, np.array([spec.steps]), last).save(run_dir)
         RunResult(
             spec=spec, status="finished", reason="", final_loss=final, final_loss_se=0.01,
             final_loss_steps=10, validation_loss={"validation": final + 0.1},
             validation_tokens={"validation": 1000}, bits_per_byte={"validation": 1.0}, n_params=spec.N,
             n_params_non_embedding=1, steps_done=spec.steps, flops_spent=spec.C, train_seconds=1.0,
             tokens_per_second=1.0, mfu=None, peak_memory_bytes=1, device="cpu", versions={},
-            git="", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z",
+            code=Code("0.1.0"), started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z", **curve,
         ).save(run_dir)  # fmt: skip
-        loss = final + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
-        Curve(np.arange(spec.steps), loss).save(run_dir)
     return folder
+
+
+def scale_losses(run_dir: Path, factor: float) -> None:
+    """Multiply the losses in both records of a run."""
+    result, curve = RunResult.load(run_dir), Curve.load(run_dir)
+    loss, last = factor * curve.loss, factor * curve.validation_loss
+    curve = replace(curve, loss=loss, validation_loss=last)
+    result = replace(
+        result, final_loss=float(loss[-10:].mean()), validation_loss={"validation": float(last[-1])}
+    )
+    replace(result, **curve.save(run_dir)).save(run_dir)
 
 
 def test_fit_of_a_sweep_writes_into_its_folder(say, sweep_dir):
@@ -183,8 +199,7 @@ def test_settings_of_tables_are_refused_for_a_sweep(say, sweep_dir, word):
 def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     """Fits of a run that this sweep does not have, and of another final loss of one it has."""
     for path in sweep_dir.glob("runs/*"):  # so tiny that the law's losses are over 15 nats
-        result = RunResult.load(path)
-        replace(result, final_loss=result.final_loss / 5).save(path)
+        scale_losses(path, 0.2)
     say("fit sweep_dir=sweep n_bootstrap=20")
     other = sweep_dir.parent / "other"
     other.mkdir()
@@ -199,9 +214,7 @@ def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
         result, 2, "fits=other was fitted to 6 runs, and 1 of them (wider) are not runs of sweep"
     )
     spec = load_plan(sweep_dir / "plan.jsonl")[1]
-    result = RunResult.load(sweep_dir / "runs" / spec.run_id)
-    changed = replace(result, final_loss=result.final_loss + 0.01)
-    changed.save(sweep_dir / "runs" / spec.run_id)
+    scale_losses(sweep_dir / "runs" / spec.run_id, 1.01)
     result = say("report sweep_dir=sweep out_dir=page")
     one_line(
         result, 2, f"fitted to 5 runs, and 1 of them ({spec.run_id}) are not runs of sweep_dir"
@@ -214,7 +227,7 @@ def test_a_sweep_planned_by_another_version_gives_one_line(say, sweep_dir, comma
     specs = load_plan(sweep_dir / "plan.jsonl")
     save_plan([replace(s, schema=1) for s in specs], sweep_dir / "plan.jsonl")
     one_line(
-        say(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 1", "reads schema 3"
+        say(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 1", "reads schema 4"
     )
 
 
@@ -225,10 +238,59 @@ def test_results_of_another_version_give_one_line(say, sweep_dir):
     one_line(say("fit sweep_dir=sweep"), 2, "result.json", "schema 1")
 
 
-def test_a_damaged_curve_gives_one_line(say, sweep_dir):
-    spec = load_plan(sweep_dir / "plan.jsonl")[0]
-    (sweep_dir / "runs" / spec.run_id / "curve.npz").write_bytes(b"PK\x03\x04")
-    one_line(say("fit sweep_dir=sweep"), 2, "training curve", "curve.npz")
+LEFT_OUT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "a damaged curve": (
+        lambda own, other: (own / "curve.npz").write_bytes(b"PK\x03\x04"),
+        "curve.npz is not the one that result.json names. Restore it from a copy, or move result.json",
+    ),
+    "no curve": (lambda own, other: (own / "curve.npz").unlink(), "curve.npz is missing"),
+    "the curve of another run": (
+        lambda own, other: shutil.copy(other / "curve.npz", own),
+        "curve.npz is not the one that result.json names",
+    ),
+    "the result of another run": (
+        lambda own, other: shutil.copy(other / "result.json", own),
+        "result.json belongs to run",
+    ),
+    "a changed loss": (
+        lambda own, other: (own / "result.json").write_text(
+            (own / "result.json").read_text().replace('"final_loss": 4', '"final_loss": 3')
+        ),
+        "result.json is damaged: its content is not that of its sha256",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "problem"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_a_run_whose_records_do_not_agree_is_named_and_left_out(say, sweep_dir, damage, problem):
+    """`fit`, `report` and `status` use the other runs; a report of older fits says it too."""
+    for path in sweep_dir.glob("runs/*"):
+        scale_losses(path, 4.5 / RunResult.load(path).final_loss)
+    own, other = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / "plan.jsonl")[:2])
+    say("fit sweep n_bootstrap=0 out_dir=before")
+    damage(own, other)
+    said = " ".join(say("report sweep_dir=sweep fits=before out_dir=page").out.split())
+    assert f"note: run {own.name} is left out: " in said
+    assert problem in said
+    assert own.name in (sweep_dir.parent / "page" / "report.html").read_text()
+    said = say("fit sweep n_bootstrap=0 approaches=[parametric] format=json").json
+    [note] = [note for note in said["data"]["notes"] if own.name in note]
+    assert problem in note
+    fitted = Observations.from_csv(sweep_dir / "fits" / "observations.csv")
+    assert len(fitted) == 4
+    assert own.name not in fitted.run_id
+    [row] = [
+        row for row in say("status sweep format=json").json["rows"] if row["run_id"] == own.name
+    ]
+    assert "curve.npz" in row["reason"] or "result.json" in row["reason"]
+
+
+def test_a_sweep_of_which_no_records_agree_gives_its_runs(say, sweep_dir):
+    for path in sweep_dir.glob("runs/*/curve.npz"):
+        path.unlink()
+    said = say("fit sweep")
+    assert said.code == 2
+    assert said.err.count("is left out: training curve") == 5
 
 
 def test_a_sweep_without_finished_runs_gives_one_line(say, sweep_dir):

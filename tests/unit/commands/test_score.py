@@ -7,6 +7,7 @@ import pytest
 from command_line import one_line
 
 from chinchilla.config import RecipeConfig
+from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import shape_named
 from chinchilla.fit.loss_law import named_law
 from chinchilla.plan.grid import plan_run
@@ -68,7 +69,7 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
         final_loss_steps=50, validation_loss={"a": L + 1}, validation_tokens={"a": 1},
         bits_per_byte={"a": 1.0}, n_params=spec.N, n_params_non_embedding=1, steps_done=spec.steps,
         flops_spent=spec.C, train_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
-        device="cpu", versions={}, git="", started_utc="2099-01-01T00:00:00Z",
+        device="cpu", versions={}, code=Code("0.1.0"), started_utc="2099-01-01T00:00:00Z",
         finished_utc="2099-01-01T00:00:09Z",
     )  # fmt: skip
     run_dir = tmp_path / "run"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chinchilla.core.provenance import Code, code_here, code_of
+from chinchilla.core.provenance import Code, code_here, code_of, package_hash, several_versions
 
 
 def git(folder: Path, *words: str) -> None:
@@ -61,8 +61,41 @@ def test_without_a_checkout_of_its_own_the_version_is_recorded(
 ):
     installed = package.parent / "site-packages" / "package"  # inside somebody's checkout
     shutil.copytree(package, installed)
-    assert code_of(installed) == Code(code_here().version)
+    known = Code(code_here().version, package_sha256=package_hash(installed))
+    assert code_of(installed) == known
     shutil.rmtree(package.parent / ".git")
-    assert code_of(package).label == f"v{code_here().version}"
+    assert code_of(package).label == f"v{code_here().version}+{package_hash(package)[:8]}"
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
     assert code_of(package).commit == ""
+
+
+def test_the_hash_of_a_package_is_that_of_its_files(package: Path):
+    """Modules and data count, with their names; what Python and editors leave there does not."""
+    before = package_hash(package)
+    (package / "__pycache__").mkdir()
+    (package / "configs").mkdir()  # as in a wheel
+    for left in (
+        "configs/a.yaml",
+        "__pycache__/a.cpython-311.pyc",
+        "old.pyc",
+        ".a.py.swp",
+        ".nfs0001",
+    ):
+        (package / left).write_text("left")
+    assert package_hash(package) == before
+    seen = {before}
+    for change in (
+        lambda: (package / "table.csv").write_text("1"),
+        lambda: (package / "table.csv").rename(package / "other.csv"),
+        lambda: (package / "__init__.py").write_text("x = 2\n"),
+        lambda: shutil.copytree(package, package / "inner"),
+    ):
+        change()
+        seen.add(package_hash(package))
+    assert len(seen) == 5
+
+
+def test_runs_of_several_versions_of_the_code_are_counted():
+    assert several_versions(["a", "a", ""]) == several_versions([]) == ""
+    said = several_versions(["b", "a", "a"])
+    assert said == "These runs were trained by 2 versions of the code: a (2 runs), b (1 run)."

@@ -10,6 +10,7 @@ import pytest
 from chinchilla import cli
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
+from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
 from chinchilla.decide.compare import Side, compare, summary
 from chinchilla.fit import FitResults, LossLaw, fit_all
@@ -220,7 +221,7 @@ def keep_sweep(folder: Path, fitted: Side, bytes_per_token: float) -> None:
             final_loss_steps=3, validation_loss={"validation": L}, validation_tokens={"validation": 9},
             bits_per_byte={"validation": L / np.log(2) / bytes_per_token}, n_params=spec.N,
             n_params_non_embedding=1, steps_done=10, flops_spent=spec.C, train_seconds=1,
-            tokens_per_second=1, mfu=None, peak_memory_bytes=1, device="cpu", versions={}, git="",
+            tokens_per_second=1, mfu=None, peak_memory_bytes=1, device="cpu", versions={}, code=Code("0.1.0"),
             started_utc="", finished_utc="",
         ).save(folder / "runs" / spec.run_id)  # fmt: skip
         specs.append(spec)

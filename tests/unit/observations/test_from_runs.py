@@ -7,6 +7,7 @@ import pytest
 from tables import assert_identical
 
 from chinchilla.core.errors import InputError
+from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
 from chinchilla.observations import Observations, from_runs
 from chinchilla.plan.records import Curve, RunResult, RunSpec
@@ -24,7 +25,7 @@ def make_result(seed=0, **changes) -> RunResult:
         final_loss_steps=3, validation_loss={"validation": 3.5, "other": 4.5}, validation_tokens={},
         bits_per_byte={}, n_params=spec.N, n_params_non_embedding=1, steps_done=10,
         flops_spent=spec.C, train_seconds=1, tokens_per_second=1, mfu=None, peak_memory_bytes=1,
-        device="cpu", versions={}, git="", started_utc="", finished_utc="",
+        device="cpu", versions={}, code=Code("0.1.0"), started_utc="", finished_utc="",
     )  # fmt: skip
     return replace(result, **changes)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
+from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import flops_per_token, shape_named
 from chinchilla.fit import FitResult, FitResults, LossLaw
 from chinchilla.observations.table import Observations
@@ -70,7 +71,7 @@ def make_run(budget: float, name: str, rng: np.random.Generator) -> tuple[RunRes
         n_params=spec.N, n_params_non_embedding=spec.N - 512 * shape.d_model, steps_done=steps,
         flops_spent=spec.C, train_seconds=30.0, tokens_per_second=1e5, mfu=None,
         peak_memory_bytes=10**8, device="cpu", versions={"torch": "2.11.0", "python": "3.11"},
-        git="abc1234", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:30Z",
+        code=Code("0.1.0"), started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:30Z",
     )  # fmt: skip
     return result, Curve(step=step, loss=curve)
 

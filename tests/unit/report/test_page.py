@@ -217,8 +217,10 @@ def test_the_envelope_reads_curves_of_cosines_and_only_final_losses_of_cooldowns
         more = {"schedule": "cooldown", "cooldown_steps": 80} if schedule == "cooldown" else {}
         spec = replace(result.spec, **more)
         (run_dir := tmp_path / "runs" / spec.run_id).mkdir(parents=True)
-        replace(result, spec=spec).save(run_dir)
-        world.curves[result.spec.run_id].save(run_dir)
+        curve = world.curves[result.spec.run_id]
+        final = float(curve.loss[-result.final_loss_steps :].mean())
+        result = replace(result, spec=spec, final_loss=final, validation_loss={})
+        replace(result, **curve.save(run_dir)).save(run_dir)
         specs.append(spec)
     save_plan(specs, tmp_path / "plan.jsonl")
     assert main(["fit", f"sweep_dir={tmp_path}", "n_bootstrap=0", "format=json"]) == 0

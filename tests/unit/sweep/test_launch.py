@@ -15,6 +15,7 @@ from sweep_fakes import (
     RAISES,
     SLOW,
     command,
+    edit_record,
     fake_train,
     make_result,
     make_specs,
@@ -110,8 +111,8 @@ def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
     path = tmp_path / file if file == "plan.jsonl" else run_dir_of(tmp_path, spec) / file
-    text = path.read_text().replace('"schema": 3', '"schema": 99')
-    path.write_text(text)
+    edit_record(path, schema=99)
+    text = path.read_text()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="schema"):
         debug([spec], tmp_path)

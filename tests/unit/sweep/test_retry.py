@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from sweep_fakes import DIVERGES, RAISES, command, fake_train, make_result, make_specs
+from sweep_fakes import DIVERGES, RAISES, command, edit_record, fake_train, make_result, make_specs
 
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
@@ -134,12 +134,12 @@ def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.
         "{}",
         "3",
         '"finished"',
-        '{"schema": 2}',
+        '{"schema": 3}',
         '{"schema": null, "status": "finished"}',
         lambda t: t.replace('"status": "failed"', '"status": "done"'),
         lambda t: t.replace('"status": "failed"', '"status": ["failed"]'),
         lambda t: t.replace('"versions": {}', '"versions": 3'),
-        lambda t: t.replace(',\n "schema": 2', ""),
+        lambda t: t.replace(',\n "schema": 3', ""),
     ],
 )
 @pytest.mark.slow
@@ -160,9 +160,10 @@ def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(sweep: P
 @pytest.mark.slow
 def test_a_result_of_another_version_is_never_renamed(sweep: Path, capsys, whose: str):
     path = run_dir_of(sweep, BAD) / "result.json"
-    value = json.loads(path.read_text())
-    (value if whose == "result" else value["spec"])["schema"] = 7
-    path.write_text(other := json.dumps({**value, "new": 1} if whose == "result" else value))
+    spec = json.loads(path.read_text())["spec"]
+    change = {"schema": 7, "new": 1} if whose == "result" else {"spec": {**spec, "schema": 7}}
+    edit_record(path, **change)
+    other = path.read_text()
     with pytest.raises(InputError, match="schema"):
         launch(command(), SPECS, sweep, sweep, train=fake_train)
     code, out = say(capsys, sweep)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def end(sweep_dir: Path, spec, status: str = "finished", mark: bool = True) -> N
     run_dir = run_dir_of(sweep_dir, spec)
     claim = acquire(run_dir, "earlier")
     assert claim
-    assert claim.publish("result.json", asdict(make_result(spec, status)))
+    assert claim.publish("result.json", make_result(spec, status).to_record())
     claim.release()
     if mark:
         mark_ended(run_dir)

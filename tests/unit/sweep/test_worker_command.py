@@ -1,6 +1,5 @@
 """`chinchilla worker`, as any scheduler or shell starts it."""
 
-import json
 import os
 import subprocess
 import time
@@ -12,6 +11,7 @@ from sweep_fakes import (
     PROGRAM,
     SLOW,
     command,
+    edit_record,
     fake_train,
     make_specs,
     make_sweep,
@@ -118,8 +118,7 @@ def test_a_worker_without_the_gpu_that_was_planned_says_so(tmp_path: Path, capsy
     specs = make_specs(2)
     DATA.data_id = specs[0].data_id
     make_sweep(tmp_path, [replace(s, precision="bf16") for s in specs])
-    runtime = json.loads((tmp_path / "runtime.json").read_text())
-    (tmp_path / "runtime.json").write_text(json.dumps({**runtime, "device": "auto"}))
+    edit_record(tmp_path / "runtime.json", device="auto")
     assert main(["worker", str(tmp_path), f"data_dir={tmp_path}"]) == 1
     printed = capsys.readouterr().err
     assert "planned in bf16 for a GPU, and PyTorch finds no GPU on" in printed

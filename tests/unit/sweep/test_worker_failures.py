@@ -12,6 +12,7 @@ from sweep_fakes import (
     DIES,
     RAISES,
     command,
+    edit_record,
     fake_train,
     make_result,
     make_specs,
@@ -332,10 +333,9 @@ def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, run_dir: Path):
 
 
 def test_a_result_written_before_there_were_kinds_is_read(tmp_path: Path, spec):
-    value = asdict(make_result(spec, "failed", "it broke"))
-    del value["failure"]
-    (tmp_path / "result.json").write_text(json.dumps(value))
-    assert RunResult.load(tmp_path).failure == ""
+    make_result(spec, "failed", "it broke").save(tmp_path)
+    edit_record(tmp_path / "result.json", "failure")
+    assert RunResult.read(tmp_path / "result.json").failure == ""
 
 
 # Out of memory

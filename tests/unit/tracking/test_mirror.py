@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+from sweep_fakes import planted
 from train_world import make_runtime, make_spec, same_bits
 
 from chinchilla import cli
@@ -124,6 +125,16 @@ def test_a_mirror_receives_every_line_while_the_run_trains(tmp_path: Path, packa
     assert settings["dir"] == str(tmp_path)
     assert (settings["config"]["N"], settings["config"]["D"]) == (SPEC.N, SPEC.D)
     assert package.calls[2][1] == {"values": {"loss": 1.0}, "step": 10}
+
+
+def test_a_mirror_imports_no_module_of_the_working_folder(
+    tmp_path: Path, package: WandbPackage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(planted(tmp_path / "planted"))
+    (run_dir := tmp_path / "run").mkdir()
+    write_run(run_dir, 5)
+    wait_for_mirrors()
+    assert package.steps == [5]
 
 
 def test_a_resumed_run_sends_only_new_lines(tmp_path: Path, package: WandbPackage):
@@ -314,7 +325,7 @@ def swept(tmp_path: Path, data_dir: Path, capsys) -> Path:
     save_plan(specs, folder / "plan.jsonl")
     run_dir = run_dir_of(folder, specs[0])
     result = train_run(specs[0], run_dir, data_dir, OFF)
-    (run_dir / "result.json").write_text(json.dumps(dataclasses.asdict(result)))
+    result.save(run_dir)
     return folder
 
 

@@ -55,7 +55,7 @@ def assert_near(run_dir: Path, other: Path) -> None:
     np.testing.assert_allclose(a.loss, b.loss, atol=NEAR, rtol=0)
     np.testing.assert_array_equal(a.validation_step, b.validation_step)
     np.testing.assert_allclose(a.validation_loss, b.validation_loss, atol=NEAR, rtol=0)
-    one, two = RunResult.load(run_dir), RunResult.load(other)
+    one, two = RunResult.read(run_dir / "result.json"), RunResult.read(other / "result.json")
     assert one.final_loss == pytest.approx(two.final_loss, abs=NEAR)
     assert (one.n_params, one.n_params_non_embedding) == (two.n_params, two.n_params_non_embedding)
     assert (one.spec, one.validation_tokens, one.flops_spent) == (
@@ -66,7 +66,12 @@ def assert_near(run_dir: Path, other: Path) -> None:
 
 
 def assert_same_bits(run_dir: Path, other: Path) -> None:
-    same_bits(RunResult.load(run_dir), run_dir, RunResult.load(other), other)
+    same_bits(
+        RunResult.read(run_dir / "result.json"),
+        run_dir,
+        RunResult.read(other / "result.json"),
+        other,
+    )
 
 
 # The losses
@@ -76,7 +81,7 @@ def assert_same_bits(run_dir: Path, other: Path) -> None:
 def test_four_processes_give_the_losses_of_one(four: Path, one: Path):
     assert_near(four, one)
     assert Curve.load(four).loss[0] == Curve.load(one).loss[0], "the same rows and weights"
-    assert RunResult.load(four).device.startswith("4 x CPU")
+    assert RunResult.read(four / "result.json").device.startswith("4 x CPU")
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def test_an_unstable_run_is_recorded_as_diverged(
     assert 0 < result.steps_done <= spec.steps
     assert result.flops_spent == pytest.approx(spec.C * result.steps_done / spec.steps)
     result.save(tmp_path)
-    assert RunResult.load(tmp_path) == result
+    assert RunResult.read(tmp_path / "result.json") == result
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # NaN is not JSON
 

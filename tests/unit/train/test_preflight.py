@@ -33,7 +33,7 @@ def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp
     other = replace(spec, seed=5)
     with pytest.raises(InputError, match=f"belongs to run {spec.run_id}, not {other.run_id}"):
         train_run(other, tmp_path, data_dir, RUNTIME)
-    assert RunSpec.from_dict(read_json(tmp_path / "spec.json", "spec"), "here") == spec
+    assert RunSpec.from_record(read_json(tmp_path / "spec.json", "spec"), "here") == spec
 
 
 # Memory

@@ -1,11 +1,10 @@
 """The contents of a run's result."""
 
-import dataclasses
-import json
 import math
 from pathlib import Path
 
 import pytest
+from sweep_fakes import edit_record
 from train_world import (
     ROWS,
     SEQ_LEN,
@@ -67,7 +66,6 @@ def test_the_result_tells_how_the_run_was_executed(whole):
 
 
 def test_a_result_of_an_earlier_version_has_no_execution(whole, tmp_path: Path):
-    values = dataclasses.asdict(whole[0])
-    del values["execution"]
-    (tmp_path / "result.json").write_text(json.dumps(values))
-    assert RunResult.load(tmp_path).execution == {}
+    whole[0].save(tmp_path)
+    edit_record(tmp_path / "result.json", "execution")
+    assert RunResult.read(tmp_path / "result.json").execution == {}

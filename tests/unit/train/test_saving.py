@@ -196,7 +196,7 @@ def test_a_finished_run_keeps_what_is_configured(
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, keep_checkpoints=keep)
     Worker(tmp_path, data_dir, runtime, "w").run()
     run_dir = run_dir_of(tmp_path, spec)
-    assert RunResult.load(run_dir).status == "finished"
+    assert RunResult.read(run_dir / "result.json").status == "finished"
     assert names(run_dir) == ([f"step-{spec.steps:08d}"] if n_values else [])
     size = sum(p.stat().st_size for p in run_dir.glob("checkpoints/*/*.safetensors"))
     assert size == pytest.approx(4 * spec.N * n_values, rel=0.15)

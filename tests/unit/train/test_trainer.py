@@ -228,7 +228,7 @@ def test_a_run_killed_at_random_moments_resumes_with_the_same_bits(
     process = start_process(spec, run_dir, data_dir, eager)
     process.join(60)
     assert process.exitcode == 0, (tmp_path / "run.out").read_text()
-    same_bits(*whole, RunResult.load(run_dir), run_dir)
+    same_bits(*whole, RunResult.read(run_dir / "result.json"), run_dir)
     assert [m["step"] for m in metrics(run_dir)] == [5, 10, 15, 20, 24]
     assert not list((run_dir / "checkpoints").glob(".tmp-*"))
 

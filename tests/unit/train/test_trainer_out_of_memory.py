@@ -49,7 +49,7 @@ def test_after_running_out_of_memory_a_run_resumes_with_half_the_micro_batch(
     used = [a.micro_batch_tokens // SEQ_LEN for a in read_attempts(run_dir) if a.failure == "oom"]
     assert used == [4, 2][: len(used)]
     assert len(used) == {2: 1, 1: 2}[room]
-    result = RunResult.load(run_dir)
+    result = RunResult.read(run_dir / "result.json")
     assert result.spec.run_id == whole[0].spec.run_id
     curves = [Curve.load(folder).loss for folder in (whole[1], run_dir)]
     np.testing.assert_allclose(*curves, atol=ROUNDING, rtol=0)
@@ -88,5 +88,7 @@ def test_running_out_of_memory_repeats_only_the_steps_after_the_checkpoint(
     assert passes.count(2) <= 2 * (spec.steps - step) + evaluation
     np.testing.assert_array_equal(losses[:step], before[:step])
     np.testing.assert_allclose(losses, before, atol=ROUNDING, rtol=0)
-    assert RunResult.load(run_dir).attempts == 2
-    assert replace(RunResult.load(run_dir).spec, sweep="") == replace(whole[0].spec, sweep="")
+    assert RunResult.read(run_dir / "result.json").attempts == 2
+    assert replace(RunResult.read(run_dir / "result.json").spec, sweep="") == replace(
+        whole[0].spec, sweep=""
+    )

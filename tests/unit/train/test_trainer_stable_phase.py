@@ -237,7 +237,7 @@ def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, 
         )
     )
     assert codes == [0, 0], output_of(tmp_path / "output")
-    assert RunResult.load(tmp_path / "middle").reused_tokens == 8 * ROWS * SEQ_LEN
+    assert RunResult.read(tmp_path / "middle" / "result.json").reused_tokens == 8 * ROWS * SEQ_LEN
     result = train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
     assert result.reused_tokens == 16 * ROWS * SEQ_LEN
     train_run(long, tmp_path / "alone", data_dir, RUNTIME)
@@ -275,8 +275,8 @@ def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     for spec in specs:
         run_dir = run_dir_of(sweep, spec)
         alone = train_run(spec, tmp_path / spec.run_id, data_dir, make_runtime())
-        same_bits(alone, tmp_path / spec.run_id, RunResult.load(run_dir), run_dir)
-        assert RunResult.load(run_dir).reused_tokens in (
+        same_bits(alone, tmp_path / spec.run_id, RunResult.read(run_dir / "result.json"), run_dir)
+        assert RunResult.read(run_dir / "result.json").reused_tokens in (
             0,
             *(s.stable_steps * s.batch_tokens for s in specs),
         )

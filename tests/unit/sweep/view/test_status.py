@@ -3,9 +3,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_fakes import make_result, make_specs, make_sweep
+from sweep_fakes import edit_record, make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
+from chinchilla.core.sealed import sealed
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import (
@@ -37,7 +38,8 @@ def mixed(tmp_path: Path) -> Path:
     for run_dir in (run_dirs[3], run_dirs[4]):
         (run_dir / "progress.json").write_text(json.dumps(half))
     (run_dirs[4] / "attempts").mkdir()
-    (run_dirs[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
+    record = sealed({"reason": "OSError: away"})
+    (run_dirs[4] / "attempts" / "1.json").write_text(json.dumps(record))
     return tmp_path
 
 
@@ -166,22 +168,20 @@ def test_a_failure_has_its_kind(result: Path, tmp_path: Path):
     ],
 )  # fmt: skip
 def test_an_invalid_result_is_shown_as_damaged(result: Path, tmp_path: Path, odd: dict):
-    result.write_text(json.dumps({**json.loads(result.read_text()), **odd}))
+    edit_record(result, **odd)
     [row] = sweep_status(tmp_path).rows
-    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged; launch the sweep again")
 
 
 @pytest.mark.parametrize("name", ["final_loss", "device", "reason", "spec", "status"])
 def test_a_result_without_a_field_is_damaged(result: Path, tmp_path: Path, name: str):
-    value = json.loads(result.read_text())
-    del value[name]
-    result.write_text(json.dumps(value))
+    edit_record(result, name)
     [row] = sweep_status(tmp_path).rows
-    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged; launch the sweep again")
 
 
 def test_a_result_of_another_version_is_refused_in_one_line(result: Path, tmp_path: Path):
-    result.write_text(json.dumps({**json.loads(result.read_text()), "schema": 99}))
+    edit_record(result, schema=99)
     with pytest.raises(InputError, match=r"result\.json.*schema 99"):
         sweep_status(tmp_path)
 
@@ -190,7 +190,7 @@ def test_a_result_of_another_version_is_refused_in_one_line(result: Path, tmp_pa
 def test_extreme_numbers_in_a_result_do_not_stop_the_status(
     result: Path, tmp_path: Path, odd: float
 ):
-    result.write_text(json.dumps({**json.loads(result.read_text()), "final_loss": odd}))
+    edit_record(result, final_loss=odd)
     [row] = sweep_status(tmp_path).rows
     assert (row.state, row.loss) == ("failed", odd)
 
