@@ -73,7 +73,7 @@ def _sides(command: config.CompareCommand) -> list[Side]:
     for name, folder, (file, sweep_dir) in zip(names, folders, places, strict=True):
         fits = FitResults.load(file)
         finals = fits.observations().finals()
-        results = [] if sweep_dir is None else sweep_results(sweep_dir)
+        results = [] if sweep_dir is None else sweep_results(sweep_dir)[0]
         results = [r for r in results if r.spec.run_id in finals.run_id]
         factors = [
             np.mean([*r.bits_per_byte.values()]) / np.mean([*r.validation_loss.values()])

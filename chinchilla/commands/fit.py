@@ -10,7 +10,7 @@ import numpy as np
 from chinchilla import config
 from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
-from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_curves, sweep_results
+from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_results
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, writable_dir
 from chinchilla.core.reading import read_json, sha256_file
@@ -22,7 +22,7 @@ from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.fit.results import FILE, SCHEMA, FitResults
 from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.records import Curve, RunResult, read_plan
 
 _LOSS_OF_SWEEP = {"train": "final training loss, smoothed,", "validation": "final validation loss"}
 
@@ -146,9 +146,8 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
             f"{given_as} does not exist.{nearest_path(given_as)} Give the folder of a sweep, or a CSV file of runs."
         )
     if command.sweep_dir:
-        results = sweep_results(Path(command.sweep_dir))
+        results, curve_of = sweep_results(Path(command.sweep_dir))
         finals = Observations.from_results(results, command.loss)
-        curve_of = sweep_curves(Path(command.sweep_dir), results)
         curves = _points_along(results, curve_of, command.loss)
     else:
         curves = read("curves") if command.curves else None
@@ -177,7 +176,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     fits = FitResults.load(file)
     shapes = {}
     if sweep_dir is not None:
-        specs = load_plan(sweep_dir / PLAN)
+        specs, _ = read_plan(sweep_dir / PLAN)
         shapes = {spec.run_id: spec.model for spec in specs}
     diagnostics = run_diagnostics(
         fits.observations(),
@@ -217,8 +216,7 @@ def report(command: config.ReportCommand) -> int:
     curve_of: dict[str, Curve] = {}
     finals = fits.observations()
     if sweep_dir is not None:
-        results = sweep_results(sweep_dir)
-        curve_of = sweep_curves(sweep_dir, results)
+        results, curve_of = sweep_results(sweep_dir)
         loss = str(fits.command.get("loss", "train"))
         kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
         _refuse_other_runs(

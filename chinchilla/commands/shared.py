@@ -1,32 +1,41 @@
 """Helpers of several commands: results of a sweep, JSON on standard output."""
 
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, Refusal, nearest_path
-from chinchilla.plan.records import Curve, RunResult, load_plan
-from chinchilla.sweep.run_files import has_result
+from chinchilla.core.terminal import print_message
+from chinchilla.plan.records import Curve, RunResult, read_plan
+from chinchilla.sweep.run_files import run_dir_of, run_state
 
 PLAN = "plan.jsonl"
 
 
-def sweep_results(sweep_dir: Path) -> list[RunResult]:
-    """Results of a sweep's runs, in the plan's order.
+def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
+    """Results of a sweep's runs, in the plan's order, and the curves by run_id of those that did not fail.
+
+    A run whose result or curve cannot be read is left out, with a warning on standard error; so is a line of the
+    plan that cannot be read.
 
     Raises:
-        InputError: no plan, or files of another schema.
+        InputError: no plan, or a plan of another schema.
     """
-    run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / PLAN))
-    return [RunResult.load(path) for path in run_dirs if has_result(path)]
-
-
-def sweep_curves(sweep_dir: Path, results: Sequence[RunResult]) -> dict[str, Curve]:
-    """Training curves by run_id of the runs that did not fail."""
-    run_ids = [r.spec.run_id for r in results if r.status != "failed"]
-    return {run_id: Curve.load(sweep_dir / "runs" / run_id) for run_id in run_ids}
+    specs, problems = read_plan(sweep_dir / PLAN)
+    results, curves = [], {}
+    for spec in specs:
+        found = run_state(run_dir_of(sweep_dir, spec), with_curve=True)
+        if found.problem:
+            problems.append(f"run {spec.run_id} is left out: {found.problem}")
+        if found.result:
+            results.append(found.result)
+        if found.curve:
+            curves[spec.run_id] = found.curve
+    for problem in problems:
+        print_message(f"warning: {problem}", file=sys.stderr)
+    return results, curves
 
 
 def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_message
 from chinchilla.core.units import byte_size, duration
-from chinchilla.plan.records import RunSpec, load_plan
+from chinchilla.plan.records import RunSpec, read_plan
 
 if TYPE_CHECKING:
     from chinchilla.sweep.cost import Estimate
@@ -26,14 +27,14 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.commands.show import show_plan
     from chinchilla.plan.grid import check_comparable, check_same_recipe
     from chinchilla.sweep.cost import estimate
+    from chinchilla.sweep.damage.repair import known_specs
     from chinchilla.sweep.launch import launch
     from chinchilla.sweep.preflight import free_bytes
     from chinchilla.sweep.run_files import clean_sweep
 
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
-    plan = sweep_dir / "plan.jsonl"
-    planned_before = load_plan(plan) if plan.exists() else []
+    planned_before, _ = known_specs(sweep_dir)
     all_specs = [*planned_before, *specs]
     if planned_before:
         check_comparable(all_specs)
@@ -85,11 +86,11 @@ def sweep(command: config.SweepCommand) -> int:
 
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
     """The distinct runs that a launch would train."""
-    from chinchilla.sweep.retry import state_of
-    from chinchilla.sweep.run_files import run_dir_of
+    from chinchilla.sweep.run_files import run_dir_of, run_state
 
     runs = {s.run_id: s for s in specs}.values()
-    return [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ("finished", "diverged")]
+    ended = ("finished", "diverged")
+    return [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in ended]
 
 
 def _refusal(total: "Estimate", limit: float) -> str:
@@ -190,6 +191,10 @@ def retry(command: config.RetryCommand) -> int:
     text = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
     if busy := result["busy"]:
         text += f"; {len(busy)} are in use by another process: try again"
+    if blocked := result["blocked"]:
+        text += (
+            f"; {len(blocked)} are blocked (`chinchilla status {shell_word(sweep_dir)}` says why)"
+        )
     if diverged := result["kept_diverged"]:
         text += f"; {len(diverged)} diverged are unchanged (diverged=true includes them)"
     print_message(f"{text}.")
@@ -229,5 +234,5 @@ def cancel(command: config.CancelCommand) -> int:
 
 def _sweep_dir(folder: str) -> Path:
     """The folder as a path, after checking that it holds a sweep."""
-    load_plan(Path(folder) / "plan.jsonl")
+    read_plan(Path(folder) / "plan.jsonl")
     return Path(folder)

@@ -8,6 +8,7 @@ import without torch.
 """
 
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
@@ -293,33 +294,61 @@ def _no_sweep(folder: Path) -> str:
     return f"{folder} {problem}.{hint} Give a folder that `chinchilla sweep` made."
 
 
+class DamagedPlan(InputError):
+    """A plan.jsonl that cannot be read, completely or in part. Launching again writes it anew."""
+
+
+_PLAN_ADVICE = (
+    "Give the same sweep command again: the plan is written again, and trained runs are kept."
+)
+
+
 def load_plan(path: Path) -> list[RunSpec]:
-    """Read plan.jsonl.
+    """Read plan.jsonl completely.
 
     Raises:
         InputError: the file is missing, not JSON lines, empty, or of another schema.
     """
+    specs, problems = read_plan(path)
+    if problems:
+        raise DamagedPlan(problems[0])
+    return specs
+
+
+def read_plan(path: Path) -> tuple[list[RunSpec], list[str]]:
+    """The runs of plan.jsonl, and a message for each line that cannot be read.
+
+    Raises:
+        DamagedPlan: no line can be read.
+        InputError: the file is missing, of another schema, or its file system does not answer.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(_no_sweep(path.parent)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"plan {path} cannot be read ({why}). Give a folder that `chinchilla sweep` made."
-        ) from None
-    advice = (
-        "If it is damaged, move it away and give the same sweep command again: the plan is written "
-        "again, and trained runs are kept."
-    )
+    except OSError as error:
+        why = f"plan {path} cannot be read ({error.strerror or error})."
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM):
+            raise DamagedPlan(f"{why} {_PLAN_ADVICE}") from None
+        raise InputError(f"{why} Look at the disk or the file server.") from None
     specs: dict[str, RunSpec] = {}  # repeated lines count once
+    problems, other_version = [], 0
     for i, line in enumerate(lines, 1):
+        value = None
         try:
-            value = json.loads(line)
+            value = json.loads(line.decode())
+            spec = RunSpec.from_dict(value, f"{path} line {i}")
+            specs[spec.run_id] = spec
+        except InputError as error:
+            schema = value.get("schema") if isinstance(value, dict) else None
+            other_version += type(schema) is int and schema != SPEC_SCHEMA
+            problems.append(f"{error} {_PLAN_ADVICE}")
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {i} is not JSON ({error}). {advice}") from None
-        spec = RunSpec.from_dict(value, f"{path} line {i}")
-        specs[spec.run_id] = spec
+            problems.append(f"{path} line {i} is not JSON ({error}). {_PLAN_ADVICE}")
     if not specs:
-        raise InputError(f"plan {path} has no runs in it. {advice}")
-    return list(specs.values())
+        if problems and other_version == len(problems):
+            raise InputError(problems[0].removesuffix(f" {_PLAN_ADVICE}"))
+        raise DamagedPlan(
+            problems[0] if problems else f"plan {path} has no runs in it. {_PLAN_ADVICE}"
+        )
+    return list(specs.values()), problems

@@ -149,9 +149,14 @@ def replay(
 
 
 def synced(run_dir: Path, target: Target) -> dict[str, Any]:
-    """The last `step` of a run that a tracker has, and whether it has the `result`; or {}."""
+    """The last `step` of a run that a tracker has, and whether it has the `result`; or {}.
+
+    TensorBoard has nothing if its folder holds no event file.
+    """
+    if target.tracker == "tensorboard" and not any((run_dir / "tensorboard").glob("*tfevents*")):
+        return {}
     record = _read_synced(run_dir).get(target.key)
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and type(record.get("step", 0)) is int else {}
 
 
 def _read_synced(run_dir: Path) -> dict[str, Any]:
@@ -162,26 +167,22 @@ def _read_synced(run_dir: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl before the first incomplete one; [] without a file.
+    """The complete lines of a metrics.jsonl; [] without a file. Damaged lines are left out.
 
     Raises:
-        InputError: the file cannot be read.
+        OSError: the file cannot be read.
     """
     try:
         return _parse(path.read_bytes())
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _parse(text: bytes) -> list[Line]:
     lines: list[Any] = []
-    for row in text.decode(errors="replace").splitlines():
-        try:
+    for row in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(row))
-        except (ValueError, RecursionError):
-            break
     return [x for x in lines if isinstance(x, dict) and type(x.get("step")) is int]
 
 

@@ -58,7 +58,8 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
     problems = [
         f"{r.state} {r.run_id}: {r.reason}"
         for r in status.rows
-        if r.state in ("failed", "diverged") or (r.state in ("waiting", "running") and r.reason)
+        if r.state in ("failed", "diverged", "blocked")
+        or (r.state in ("waiting", "running") and r.reason)
     ]
     details = f"chinchilla logs {shell_word(sweep_dir)} run=ID"
     sections = {f"runs with errors (details: {details})": problems}
@@ -69,7 +70,7 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
         if message := _record(path).get("refused"):
             sections[str(path)] = [f"sbatch refused these jobs: {message}"]
     for pattern in ("workers/*.log", "slurm/*/*_log.out"):
-        newest = max(sweep_dir.glob(pattern), key=lambda p: p.stat().st_mtime, default=None)
+        newest = max(sweep_dir.glob(pattern), key=lambda p: p.lstat().st_mtime, default=None)
         if newest:
             sections[str(newest)] = _tail(newest)
     return _last_lines(sections, n_lines, first={})

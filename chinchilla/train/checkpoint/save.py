@@ -211,7 +211,7 @@ class CheckpointWriter:
         try:
             os.rename(temporary, final)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             if not _is_intact(final, pending.spec):
                 set_aside(final)

@@ -285,7 +285,7 @@ def test_a_missing_plan_is_reported_with_the_command_that_writes_it(tmp_path):
 
 def test_a_plan_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "plan.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"line 1 is not JSON"):
         load_plan(tmp_path / "plan.jsonl")
 
 

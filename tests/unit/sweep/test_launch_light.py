@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_fakes import make_result
+from sweep_fakes import make_result, save_curve
 
 from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.plan.grid import plan_grid
@@ -38,6 +38,7 @@ def finished(tmp_path: Path) -> Path:
     for spec in specs:
         run_dir_of(tmp_path, spec).mkdir(parents=True)
         make_result(spec).save(run_dir_of(tmp_path, spec))
+        save_curve(run_dir_of(tmp_path, spec), spec)
     return tmp_path
 
 
