@@ -8,6 +8,7 @@ from typing import Any
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import EXIT_FAILED, EXIT_OK, InputError, one_line
+from chinchilla.core.files import clean_leftovers
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 
@@ -32,6 +33,7 @@ def sync(command: config.SyncCommand) -> int:
     for spec in specs:
         run_dir = run_dir_of(sweep_dir, spec)
         try:
+            clean_leftovers(run_dir)
             lines, summary = read_metrics(run_dir / "metrics.jsonl"), _summary(run_dir)
             before = synced(run_dir, target)
             step = before.get("step", 0)

@@ -13,6 +13,7 @@ worker renames it.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -115,14 +116,32 @@ def file_system_now(folder: Path) -> float:
 
 
 def _modified(path: Path) -> float:
-    """Time of the last change of `path`; 0 if it does not exist."""
-    try:
-        with open(path, "rb") as f:  # open() asks an NFS server; stat() alone may be a minute old
-            return os.fstat(f.fileno()).st_mtime
+    """Time of the last change of `path`, whatever it is; 0 if it does not exist."""
+    try:  # open() asks an NFS server; stat() alone may be a minute old. Opening a FIFO would wait.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0.0
-    except IsADirectoryError:
-        return path.stat().st_mtime
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
+            raise
+        return os.lstat(path).st_mtime
+    try:
+        return os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since the last change of `path`.
+
+    A time in the future (after the clock was set back, or of a damaged file) would never expire. The file is
+    touched, so that it expires as if it had been changed now.
+    """
+    age = now - _modified(path)
+    if age < -STALE_SECONDS:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    return age
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:
@@ -184,9 +203,9 @@ def claim_status(
         )
         return ClaimStatus("held" if same else "dead", record)
     stale_seconds *= heartbeat_factor(record.workers)
-    age = now - _modified(run_dir / "heartbeat")
+    age = _age(run_dir / "heartbeat", now)
     if age > stale_seconds / 4:  # or the claim is newer than the last heartbeat of an earlier one
-        age = min(age, now - _modified(_claim_path(run_dir, record.fence)))
+        age = min(age, _age(_claim_path(run_dir, record.fence), now))
     if age > stale_seconds:
         return ClaimStatus("dead", record)
     return ClaimStatus("silent" if age > stale_seconds / 4 else "held", record)

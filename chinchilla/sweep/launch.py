@@ -8,6 +8,7 @@ from a plan.
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -25,7 +26,7 @@ from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, save_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
-from chinchilla.sweep.damage.access import move_aside
+from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_access
 from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
@@ -234,19 +235,25 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
     """Exclude other launchers of the same sweep, by a claim on sweep_dir/launch.
 
     Raises:
-        InputError: another launcher holds it for longer than LAUNCH_WAIT_SECONDS.
+        InputError: another launcher holds it for longer than LAUNCH_WAIT_SECONDS, or it is not accessible.
     """
     folder = sweep_dir / "launch"
-    if os.path.lexists(folder) and not folder.is_dir():
-        move_aside(folder)
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
-    while (claim := acquire(folder, worker_name(), to_train=False)) is None:
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
-                "when it has finished."
-            )
-        time.sleep(0.1)
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            move_aside(folder)
+        restore_access(folder)
+        while (claim := acquire(folder, worker_name(), to_train=False)) is None:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
+                    "when it has finished."
+                )
+            time.sleep(0.1)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        raise InputError(blocked_reason(error, folder)) from None
     try:
         yield claim
     finally:

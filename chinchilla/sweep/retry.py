@@ -13,6 +13,7 @@ from chinchilla.sweep.damage.access import restore_access
 from chinchilla.sweep.damage.repair import ALL, MIRRORS
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.run_files import (
+    clean_sweep,
     planned_specs,
     run_dir_of,
     run_state,
@@ -63,6 +64,7 @@ def retry(
         InputError: no such run, or a named run has not failed.
     """
     statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
+    clean_sweep(sweep_dir)
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
     found = {s.run_id: run_state(run_dir_of(sweep_dir, s)) for s in specs}
     states = {run_id: state.name for run_id, state in found.items()}

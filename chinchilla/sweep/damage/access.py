@@ -64,6 +64,8 @@ def move_aside(path: Path) -> Path:
             target.mkdir() if is_folder else target.touch(exist_ok=False)
             break
         except FileExistsError:
+            if _is_empty(target, is_folder):  # of a process that was killed before the rename
+                break
             n += 1
     try:
         os.rename(path, target)
@@ -71,6 +73,13 @@ def move_aside(path: Path) -> Path:
         target.rmdir() if is_folder else target.unlink()
         raise
     return target
+
+
+def _is_empty(path: Path, is_folder: bool) -> bool:
+    about = os.lstat(path)
+    if is_folder:
+        return stat.S_ISDIR(about.st_mode) and not os.listdir(path)
+    return stat.S_ISREG(about.st_mode) and not about.st_size
 
 
 def restore_access(folder: Path, skip: tuple[str, ...] = ()) -> bool:

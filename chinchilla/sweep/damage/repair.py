@@ -155,6 +155,8 @@ def replace_plan(sweep_dir: Path, specs: list[RunSpec], report: Report = warn) -
             os.link(plan, copy, follow_symlinks=False)
             break
         except FileExistsError:
+            if os.path.samefile(plan, copy):  # by a launcher that was killed after this
+                break
             n += 1
         except OSError:  # a folder, or a file system without hard links
             copy = move_aside(plan)
