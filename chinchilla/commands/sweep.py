@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +150,8 @@ def status(command: config.StatusCommand) -> int:
     current, queue = sweep_status(sweep_dir), jobs_in_queue(sweep_dir)
     if as_json and not command.watch:
         return print_json({**current.to_dict(), "queue": queue})
+    for problem in current.problems:
+        print_message(f"warning: {problem}", file=sys.stderr)
     if not as_json:
         print_table(status_table(current, command.rows))
     if command.watch:

@@ -298,5 +298,5 @@ def _print_status(
     for row in status.rows:
         if row.state == "running":
             print_message(f"  {row.run_id} is being trained by {row.worker}")
-    if status.done < len(status.rows):
+    if status.done + status.counts["blocked"] < len(status.rows):
         print_message("  some runs have not ended; run the same command again to continue")

@@ -32,7 +32,7 @@ from chinchilla.sweep.claims import (
     file_system_now,
     heartbeat_factor,
 )
-from chinchilla.sweep.damage.access import blocked_reason, restore_access
+from chinchilla.sweep.damage.access import BLOCKED, blocked_reason, restore_access
 from chinchilla.sweep.damage.repair import ALL, MIRRORS, repair_run
 from chinchilla.sweep.failures import count_stalls, is_of_one_run, n_attempts
 from chinchilla.sweep.run_files import (
@@ -195,8 +195,9 @@ class RunQueue:
             if claim and status:
                 try:
                     repair_run(run_dir, spec, log.warning)
-                except OSError:
-                    claim.release()
+                except OSError as error:
+                    reason = blocked_reason(error, run_dir)
+                    claim.release(f"{BLOCKED}{reason}", excused=True)  # for `status`
                     raise
             look.n_lost += claim is None
             return claim

@@ -174,7 +174,7 @@ def simulate(
         counted.counting(),
         mock.patch.object(run_queue.RunQueue, "_order_of_plan", plan_of(order, counted)),
         mock.patch.object(run_files.time, "monotonic", side_effect=lambda: counted.now),
-        mock.patch.object(view, "planned_specs", return_value=specs),
+        mock.patch.object(view, "read_plan", return_value=(specs, [])),
         mock.patch.object(claims, "process_table") as machine,
     ):
         for i in range(n_workers):

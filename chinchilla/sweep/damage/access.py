@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 # What opening a link without a target, a loop of links, or a socket answers.
+BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files
 _BROKEN = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
 
 

@@ -99,13 +99,16 @@ def repair_sweep(sweep_dir: Path, report: Report = warn) -> None:
         OSError: something that only its owner can change.
     """
     for name in (*SWEEP_FOLDERS, *SWEEP_FILES):
-        path = sweep_dir / name
+        path, needed = sweep_dir / name, ALL if name in SWEEP_FOLDERS else os.R_OK | os.W_OK
         if not os.path.lexists(path):
             continue
         if name in SWEEP_FOLDERS and not path.is_dir():
             _rename(path, report)
-        elif not os.access(path, ALL if name in SWEEP_FOLDERS else os.R_OK | os.W_OK):
-            restore_own(path)
+        elif not os.access(path, needed) and not restore_own(path):
+            if name in ("ended", "workers"):  # marks and logs, which are written anew
+                _rename(path, report)
+            elif name in ("runs", "stable_phases"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if (sweep_dir / "runtime.json").is_dir():
         _rename(sweep_dir / "runtime.json", report)
     for folder in ("runs", "stable_phases"):

@@ -6,6 +6,8 @@ No scheduler is queried, so this works on any machine that sees the folder. The 
 (`jobs.jobs_in_queue`) are shown next to it.
 """
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +17,13 @@ from typing import Any
 from chinchilla.core.table import Cell, Table
 from chinchilla.core.units import clock, count
 from chinchilla.plan.cost import reused_steps
-from chinchilla.plan.records import RunSpec
+from chinchilla.plan.records import RunSpec, read_plan
 from chinchilla.sweep.claims import ClaimStatus, claim_status, file_system_now
-from chinchilla.sweep.damage.access import blocked_reason
+from chinchilla.sweep.damage.access import BLOCKED, blocked_reason
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
 from chinchilla.sweep.run_files import (
     RunFilter,
     RunState,
-    planned_specs,
     read_progress,
     run_state,
     started_runs,
@@ -78,6 +79,7 @@ class SweepStatus:
     seconds_left: float | None  # None if no run is running or no speed is known yet
     common: dict[str, Any]  # settings that all runs share
     differing: dict[str, list[Any]]  # the others, with the value of each row
+    problems: list[str]  # a message for each line of the plan that cannot be read
 
     @property
     def done(self) -> int:
@@ -115,14 +117,18 @@ def sweep_status(
     Raises:
         InputError: no plan there, or files of another schema.
     """
-    specs = planned_specs(sweep_dir, only)
+    specs, problems = read_plan(sweep_dir / "plan.jsonl")
+    specs = [spec for spec in specs if only is None or only(spec)]
     known = {} if known is None else known
     runs = sweep_dir / "runs"
     started = started_runs(sweep_dir)
     now = file_system_now(runs) if started else 0.0
+    can_write = os.access(runs, os.W_OK)  # another user may only look
     rows = []
     for spec in specs:
-        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now, spec.run_id in started)
+        row = known.get(spec.run_id) or _row(
+            spec, runs / spec.run_id, now, spec.run_id in started, can_write
+        )
         if row.state in ENDED:
             known[spec.run_id] = row
         rows.append(row)
@@ -139,6 +145,7 @@ def sweep_status(
         seconds_left=_seconds_left(rows, reused_steps(specs)),
         common=common,
         differing={name: x for name, x in values.items() if name not in common},
+        problems=problems,
     )
 
 
@@ -160,7 +167,7 @@ def _flops_spent(row: RunRow) -> float:
     return row.flops_done
 
 
-def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
+def _row(spec: RunSpec, run_dir: Path, now: float, started: bool, can_write: bool) -> RunRow:
     progress = read_progress(run_dir) if started else {}
     speed = progress.get("tokens_per_second")
     step = min(int(progress.get("step") or 0), spec.steps)
@@ -171,6 +178,11 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
         if found.name in ("", "damaged"):
             try:
                 claim = claim_status(run_dir, now)
+                ended = claim.record.ended if claim.record else ""
+                if claim.available and ended.startswith(BLOCKED):
+                    found = RunState("blocked", problem=ended.removeprefix(BLOCKED))
+                elif can_write and not os.access(run_dir, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
             except OSError as error:
                 found = RunState("blocked", problem=blocked_reason(error, run_dir))
     result, reason = found.result, found.problem
