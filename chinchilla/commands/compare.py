@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
-from chinchilla.commands.shared import fits_of, print_json, sweep_results
+from chinchilla.commands.shared import fits_of, print_json, sweep_runs
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
 from chinchilla.core.terminal import print_message
@@ -73,7 +73,7 @@ def _sides(command: config.CompareCommand) -> list[Side]:
     for name, folder, (file, sweep_dir) in zip(names, folders, places, strict=True):
         fits = FitResults.load(file)
         finals = fits.observations().finals()
-        results = [] if sweep_dir is None else sweep_results(sweep_dir)[0]
+        results = [] if sweep_dir is None else sweep_runs(sweep_dir, with_curves=False).results
         results = [r for r in results if r.spec.run_id in finals.run_id]
         factors = [
             np.mean([*r.bits_per_byte.values()]) / np.mean([*r.validation_loss.values()])

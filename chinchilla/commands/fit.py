@@ -10,7 +10,7 @@ import numpy as np
 from chinchilla import config
 from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
-from chinchilla.commands.shared import PLAN, fits_of, shell_word, sweep_results
+from chinchilla.commands.shared import PLAN, SweepRuns, fits_of, shell_word, sweep_runs
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, writable_dir
 from chinchilla.core.reading import read_json, sha256_file
@@ -146,9 +146,10 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
             f"{given_as} does not exist.{nearest_path(given_as)} Give the folder of a sweep, or a CSV file of runs."
         )
     if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
-        finals = Observations.from_results(results, command.loss)
-        curves = _points_along(results, curve_of, command.loss)
+        runs = sweep_runs(Path(command.sweep_dir))
+        finals = Observations.from_results(runs.results, command.loss)
+        finals = dataclasses.replace(finals, notes=(*finals.notes, *runs.notes))
+        curves = _points_along(runs.results, runs.curves, command.loss)
     else:
         curves = read("curves") if command.curves else None
         given = read("observations") if command.observations else None
@@ -212,22 +213,24 @@ def report(command: config.ReportCommand) -> int:
             f"note: {fits_dir / DIAGNOSTICS} belongs to another frontier.json and is left out. Run "
             "`chinchilla diagnose` again."
         )
-    results: list[RunResult] = []
-    curve_of: dict[str, Curve] = {}
+    runs = SweepRuns([], {}, {})
     finals = fits.observations()
     if sweep_dir is not None:
-        results, curve_of = sweep_results(sweep_dir)
+        runs = sweep_runs(sweep_dir)
+        for note in runs.notes:
+            print_message(f"note: {note}")
         loss = str(fits.command.get("loss", "train"))
         kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
-        _refuse_other_runs(
-            fits_dir, sweep_dir, finals.finals(), Observations.from_results(results, kind)
-        )
+        fitted = finals.finals()
+        fitted = fitted.where(~np.isin(fitted.run_id, [*runs.left_out]))
+        in_sweep = Observations.from_results(runs.results, kind)
+        _refuse_other_runs(fits_dir, sweep_dir, fitted, in_sweep)
     out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     page = write_report(
         out_dir,
         title=base.resolve().name,
-        results=results,
-        curves=curve_of,
+        results=runs.results,
+        curves=runs.curves,
         finals=finals,
         fits=fits,
         diagnostics=diagnostics,

@@ -1,41 +1,58 @@
 """Helpers of several commands: results of a sweep, JSON on standard output."""
 
 import json
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, Refusal, nearest_path
-from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import Curve, RunResult, read_plan
 from chinchilla.sweep.run_files import run_dir_of, run_state
 
 PLAN = "plan.jsonl"
+MAX_NAMED = 5  # runs left out of which the reason is stated
 
 
-def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
-    """Results of a sweep's runs, in the plan's order, and the curves by run_id of those that did not fail.
+@dataclass(frozen=True)
+class SweepRuns:
+    """The runs of a sweep that have a result, in the plan's order."""
 
-    A run whose result or curve cannot be read is left out, with a warning on standard error; so is a line of the
-    plan that cannot be read.
+    results: list[RunResult]
+    curves: dict[str, Curve]  # by run_id, of the runs that did not fail, if they were asked for
+    left_out: dict[str, str]  # run_id, or line of the plan -> what is wrong, and what to do
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each run that is left out; beyond MAX_NAMED, the ids only."""
+        lines = [f"run {run_id} is left out: {why}" for run_id, why in self.left_out.items()]
+        if more := [*self.left_out][MAX_NAMED:]:
+            lines[MAX_NAMED:] = [f"{len(more)} further runs are left out: {', '.join(more)}."]
+        return lines
+
+
+def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
+    """Read the results of a sweep and their curves; runs that cannot be read are left out.
 
     Raises:
-        InputError: no plan, or a plan of another schema.
+        InputError: no plan, a plan of another schema, or results of which none can be read.
     """
+    runs = SweepRuns([], {}, {})
     specs, problems = read_plan(sweep_dir / PLAN)
-    results, curves = [], {}
+    runs.left_out.update({f"of the plan ({i})": why for i, why in enumerate(problems, 1)})
     for spec in specs:
-        found = run_state(run_dir_of(sweep_dir, spec), with_curve=True)
+        run_dir = run_dir_of(sweep_dir, spec)
+        found = run_state(run_dir, with_curves)
         if found.problem:
-            problems.append(f"run {spec.run_id} is left out: {found.problem}")
+            damaged = found.name == "damaged"  # then it begins with the name of a file
+            runs.left_out[spec.run_id] = str(run_dir / found.problem) if damaged else found.problem
         if found.result:
-            results.append(found.result)
+            runs.results.append(found.result)
         if found.curve:
-            curves[spec.run_id] = found.curve
-    for problem in problems:
-        print_message(f"warning: {problem}", file=sys.stderr)
-    return results, curves
+            runs.curves[spec.run_id] = found.curve
+    if runs.left_out and not runs.results:
+        raise InputError(*runs.notes)
+    return runs
 
 
 def fits_of(fits: str, sweep_dir: str = "") -> tuple[Path, Path | None]:

@@ -13,7 +13,6 @@ worker renames it.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import logging
 import os
@@ -116,19 +115,18 @@ def file_system_now(folder: Path) -> float:
 
 
 def _modified(path: Path) -> float:
-    """Time of the last change of `path`, whatever it is; 0 if it does not exist."""
-    try:  # open() asks an NFS server; stat() alone may be a minute old. Opening a FIFO would wait.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Time of the last change of `path`; 0 if it does not exist."""
+    try:
+        # open() asks an NFS server; stat() alone may be a minute old. It must not wait for a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0.0
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO):
-            raise
+    except OSError:  # not readable
         return os.lstat(path).st_mtime
     try:
-        return os.fstat(file).st_mtime
+        return os.fstat(fd).st_mtime
     finally:
-        os.close(file)
+        os.close(fd)
 
 
 def _age(path: Path, now: float) -> float:

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from chinchilla.plan.records import RunSpec
+from chinchilla.plan.records import RunSpec, read_plan
 from chinchilla.sweep.claims import (
     STALE_SECONDS,
     Claim,
@@ -41,7 +41,6 @@ from chinchilla.sweep.run_files import (
     ended_runs,
     has_result,
     mark_ended,
-    planned_specs,
     run_dir_of,
     saved_step,
     stable_phase_step,
@@ -140,7 +139,10 @@ class RunQueue:
         about = os.stat(self.sweep_dir / "plan.jsonl")
         read = (about.st_ino, about.st_size, about.st_mtime_ns)
         if read != self._plan_read:
-            self._order = RunOrder(planned_specs(self.sweep_dir, self.only))
+            specs, problems = read_plan(self.sweep_dir / "plan.jsonl")
+            for problem in problems:
+                log.warning("%s", problem)
+            self._order = RunOrder([s for s in specs if self.only is None or self.only(s)])
             self._plan_read = read
         return self._order
 
