@@ -1,6 +1,5 @@
 """Make failed, diverged or damaged runs trainable again. Their results are renamed, never deleted."""
 
-import contextlib
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
-from chinchilla.sweep.damage.access import restore_access
-from chinchilla.sweep.damage.repair import ALL, MIRRORS
+from chinchilla.sweep.damage.access import blocked_reason, restore_access
+from chinchilla.sweep.damage.repair import ALL, MIRRORS, warn
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.run_files import (
     clean_sweep,
@@ -100,13 +99,15 @@ def make_trainable(run_dirs: Iterable[Path]) -> None:
     for run_dir in run_dirs:
         if not os.path.lexists(run_dir):
             continue
-        with contextlib.suppress(OSError):
+        try:
             state = run_state(run_dir, with_curve=True)
             if state.name in ("finished", "diverged"):
                 continue
             if not os.access(run_dir, ALL) or state.name == "blocked":
                 restore_access(run_dir, skip=MIRRORS)
             set_aside(run_dir, with_curve=True)
+        except OSError as error:
+            warn(f"run {run_dir.name} is left as it is: {blocked_reason(error, run_dir)}")
 
 
 def set_aside(
