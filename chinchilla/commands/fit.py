@@ -22,7 +22,8 @@ from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.fit.results import FILE, SCHEMA, FitResults
 from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.plan_file import read_plan
+from chinchilla.plan.records import Curve, RunResult
 
 _LOSS_OF_SWEEP = {"train": "final training loss, smoothed,", "validation": "final validation loss"}
 
@@ -177,7 +178,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     fits = FitResults.load(file)
     shapes = {}
     if sweep_dir is not None:
-        specs = load_plan(sweep_dir / PLAN)
+        specs, _ = read_plan(sweep_dir / PLAN)
         shapes = {spec.run_id: spec.model for spec in specs}
     diagnostics = run_diagnostics(
         fits.observations(),

@@ -28,7 +28,8 @@ from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import build_shape, check_tokens, plan_grid, plan_run
 from chinchilla.plan.lr_rules import extrapolation_warnings
 from chinchilla.plan.memory import MEMORY_SHARE, Memory, memory, rows_that_fit
-from chinchilla.plan.records import RunSpec, load_plan, save_plan
+from chinchilla.plan.plan_file import load_plan, save_plan
+from chinchilla.plan.records import RunSpec
 
 if TYPE_CHECKING:
     from chinchilla.data.dataset import SourceUse, TokenData

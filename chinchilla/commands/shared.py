@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config.words import shell_word
-from chinchilla.core.errors import InputError, Refusal, nearest_path, one_line
-from chinchilla.core.json_codec import OtherVersion
+from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.terminal import print_lines
-from chinchilla.plan.records import Curve, RunResult, load_plan
-from chinchilla.plan.run_folder import load_curve
-from chinchilla.sweep.run_files import has_result
+from chinchilla.plan.plan_file import read_plan
+from chinchilla.plan.records import Curve, RunResult
+from chinchilla.sweep.run_files import run_dir_of, run_state
 
 PLAN = "plan.jsonl"
 MAX_NAMED = 5  # runs left out of which the reason is stated
@@ -23,7 +22,7 @@ class SweepRuns:
 
     results: list[RunResult]
     curves: dict[str, Curve]  # by run_id, of the runs that did not fail, if they were asked for
-    left_out: dict[str, str]  # run_id -> what is wrong with its records, and what to do
+    left_out: dict[str, str]  # run_id, or line of the plan -> what is wrong, and what to do
 
     @property
     def notes(self) -> list[str]:
@@ -35,25 +34,24 @@ class SweepRuns:
 
 
 def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
-    """Read the results of a sweep and their curves; runs whose records do not agree are left out.
+    """Read the results of a sweep and their curves; runs that cannot be read are left out.
 
     Raises:
-        InputError: no plan, files of another version, or no run of which the records agree.
+        InputError: no plan, a plan of another schema, or results of which none can be read.
     """
     runs = SweepRuns([], {}, {})
-    for run_id in (spec.run_id for spec in load_plan(sweep_dir / PLAN)):
-        run_dir = sweep_dir / "runs" / run_id
-        if not has_result(run_dir):
-            continue
-        try:
-            result = RunResult.load(run_dir)
-            if with_curves and result.status != "failed":
-                runs.curves[run_id] = load_curve(run_dir, result)
-            runs.results.append(result)
-        except OtherVersion:
-            raise
-        except InputError as error:
-            runs.left_out[run_id] = one_line(error, 1000)
+    specs, problems = read_plan(sweep_dir / PLAN)
+    runs.left_out.update({f"of the plan ({i})": why for i, why in enumerate(problems, 1)})
+    for spec in specs:
+        run_dir = run_dir_of(sweep_dir, spec)
+        found = run_state(run_dir, with_curves)
+        if found.problem:
+            damaged = found.name == "damaged"  # then it begins with the name of a file
+            runs.left_out[spec.run_id] = str(run_dir / found.problem) if damaged else found.problem
+        if found.result:
+            runs.results.append(found.result)
+        if found.curve:
+            runs.curves[spec.run_id] = found.curve
     if runs.left_out and not runs.results:
         raise InputError(*runs.notes)
     return runs

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +10,14 @@ from typing import TYPE_CHECKING
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
+from chinchilla.config.words import shell_word
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import byte_size, duration
-from chinchilla.plan.records import RunSpec, load_plan
+from chinchilla.plan.plan_file import read_plan
+from chinchilla.plan.records import RunSpec
 
 if TYPE_CHECKING:
     from chinchilla.sweep.cost import Estimate
@@ -27,14 +30,14 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.commands.show import show_plan
     from chinchilla.plan.grid import check_comparable, check_same_recipe
     from chinchilla.sweep.cost import estimate
+    from chinchilla.sweep.damage.repair import known_specs
     from chinchilla.sweep.launch import launch
     from chinchilla.sweep.preflight import free_bytes
     from chinchilla.sweep.run_files import clean_sweep
 
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
-    plan = sweep_dir / "plan.jsonl"
-    planned_before = load_plan(plan) if plan.exists() else []
+    planned_before, _ = known_specs(sweep_dir)
     all_specs = [*planned_before, *specs]
     if planned_before:
         check_comparable(all_specs)
@@ -86,11 +89,11 @@ def sweep(command: config.SweepCommand) -> int:
 
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
     """The distinct runs that a launch would train."""
-    from chinchilla.sweep.retry import state_of
-    from chinchilla.sweep.run_files import run_dir_of
+    from chinchilla.sweep.run_files import run_dir_of, run_state
 
     runs = {s.run_id: s for s in specs}.values()
-    return [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ("finished", "diverged")]
+    ended = ("finished", "diverged")
+    return [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in ended]
 
 
 def _refusal(total: "Estimate", limit: float) -> str:
@@ -149,6 +152,8 @@ def status(command: config.StatusCommand) -> int:
     current, queue = sweep_status(sweep_dir), jobs_in_queue(sweep_dir)
     if as_json and not command.watch:
         return print_json({**current.to_dict(), "queue": queue})
+    for problem in current.problems:
+        print_message(f"warning: {problem}", file=sys.stderr)
     if not as_json:
         print_table(status_table(current, command.rows))
     if command.watch:
@@ -193,6 +198,10 @@ def retry(command: config.RetryCommand) -> int:
     text = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
     if busy := result["busy"]:
         text += f"; {len(busy)} are in use by another process: try again"
+    if blocked := result["blocked"]:
+        text += (
+            f"; {len(blocked)} are blocked (`chinchilla status {shell_word(sweep_dir)}` says why)"
+        )
     if diverged := result["kept_diverged"]:
         text += f"; {len(diverged)} diverged are unchanged (diverged=true includes them)"
     print_message(f"{text}.")
@@ -232,5 +241,5 @@ def cancel(command: config.CancelCommand) -> int:
 
 def _sweep_dir(folder: str) -> Path:
     """The folder as a path, after checking that it holds a sweep."""
-    load_plan(Path(folder) / "plan.jsonl")
+    read_plan(Path(folder) / "plan.jsonl")
     return Path(folder)

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
-from chinchilla.core.errors import InputError, nearest_path
+from chinchilla.core.errors import InputError
 from chinchilla.core.files import atomic_write, write_json
 from chinchilla.core.json_codec import OtherVersion, check_fields, decode, field_names
 from chinchilla.core.npz import read_npz
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.provenance import Code
-from chinchilla.core.reading import MB, parse_json, read_json, read_lines, sha256_file
+from chinchilla.core.reading import read_json, sha256_file
 from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
@@ -39,7 +39,6 @@ LABELS = ("sweep", "recipe")  # fields of a RunSpec that change nothing
 RESULT_SCHEMA = 3
 RUN_ID_DIGITS = 12  # hexadecimal; 48 bits: among 20,000 runs, 1e-6 is the chance of two equal ids
 MAX_STEPS = 5_000_000  # more are a mistake: GPT-3 had 300,000, and a step has an overhead
-PLAN_BYTES = 100 * MB  # some 80,000 runs
 
 
 def count_label(x: float) -> str:
@@ -342,59 +341,3 @@ class Curve:
             if isinstance(error, FileNotFoundError):
                 problem = "is missing"
             raise DamagedRecord(f"training curve {path}", problem, CURVE_REMEDY) from None
-
-
-def save_plan(specs: list[RunSpec], path: Path) -> None:
-    """Write plan.jsonl, one spec with its hash per line."""
-    with atomic_write(path) as f:
-        f.writelines(json.dumps(s.to_record(), allow_nan=False) + "\n" for s in specs)
-
-
-def _no_sweep(folder: Path) -> str:
-    """Why a folder is not that of a sweep, with the one that may be meant."""
-    if not folder.exists():
-        problem, hint = "does not exist", nearest_path(folder)
-    else:
-        problem, near = "is not the folder of a sweep: it has no plan.jsonl", [folder.parent]
-        if folder.is_dir():
-            near = [*folder.parents, *sorted(folder.iterdir())]
-        sweeps = [each for each in near if (each / "plan.jsonl").is_file()]
-        hint = f" Did you mean {sweeps[0]}?" if sweeps else ""
-    return f"{folder} {problem}.{hint} Give a folder that `chinchilla sweep` made."
-
-
-def load_plan(path: Path) -> list[RunSpec]:
-    """Read plan.jsonl.
-
-    Raises:
-        InputError: the file is missing, not JSON lines, empty, or of another schema.
-    """
-    advice = (
-        "If it is damaged, move it away and give the same sweep command again: the plan is written "
-        "again, and trained runs are kept."
-    )
-    specs: dict[str, RunSpec] = {}  # repeated lines count once
-    try:
-        for i, line in enumerate(read_lines(path, PLAN_BYTES), 1):
-            where = f"{path} line {i}"
-            try:
-                spec = RunSpec.from_record(_parsed(line, where, advice), where)
-            except DamagedRecord as error:
-                raise DamagedRecord(error.where, error.problem, advice) from None
-            specs[spec.run_id] = spec
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(_no_sweep(path.parent)) from None
-    except OSError as error:
-        raise InputError(
-            f"plan {path} cannot be read ({error.strerror}). Give a folder that `chinchilla sweep` made."
-        ) from None
-    if not specs:
-        raise InputError(f"plan {path} has no runs in it. {advice}")
-    return list(specs.values())
-
-
-def _parsed(line: bytes, where: str, advice: str) -> Any:
-    try:
-        return parse_json(line)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error}). {advice}") from None

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
+from chinchilla.core.files import clean_leftovers
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
@@ -46,6 +47,7 @@ class Drawing:
 def saved(folder: Path, drawings: Sequence[Drawing]) -> list[Drawing]:
     """The drawings that have a figure, written to `folder`; files of the others are removed."""
     folder.mkdir(parents=True, exist_ok=True)
+    clean_leftovers(folder)
     for d in drawings:
         if d.figure is None:
             for suffix in ("png", "svg"):

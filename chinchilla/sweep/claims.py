@@ -39,7 +39,7 @@ from chinchilla.core.files import (
     write_text,
 )
 from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import RefusedFile, open_regular, read_json
+from chinchilla.core.reading import open_regular, read_json
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead
@@ -121,8 +121,21 @@ def _modified(path: Path) -> float:
             return os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return 0.0
-    except RefusedFile:
-        return path.lstat().st_mtime
+    except OSError:  # not a regular file, or not readable
+        return os.lstat(path).st_mtime
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since the last change of `path`.
+
+    A time in the future (after the clock was set back, or of a damaged file) would never expire. The file is
+    touched, so that it expires as if it had been changed now.
+    """
+    age = now - _modified(path)
+    if age < -STALE_SECONDS:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+    return age
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:
@@ -184,9 +197,9 @@ def claim_status(
         )
         return ClaimStatus("held" if same else "dead", record)
     stale_seconds *= heartbeat_factor(record.workers)
-    age = now - _modified(run_dir / "heartbeat")
+    age = _age(run_dir / "heartbeat", now)
     if age > stale_seconds / 4:  # or the claim is newer than the last heartbeat of an earlier one
-        age = min(age, now - _modified(_claim_path(run_dir, record.fence)))
+        age = min(age, _age(_claim_path(run_dir, record.fence), now))
     if age > stale_seconds:
         return ClaimStatus("dead", record)
     return ClaimStatus("silent" if age > stale_seconds / 4 else "held", record)

@@ -33,6 +33,7 @@ _OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # A file server that does not answer, or does not know an open file any more.
 _NO_ANSWER = (errno.ETIMEDOUT, errno.ESTALE)
+_ATTEMPT = re.compile(r"([1-9][0-9]{0,8})\.json")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ def failure_kind(error: Exception) -> str:
     return "data" if isinstance(error, DataError) or name == "DataError" else "error"
 
 
+def is_of_one_run(error: OSError, sweep_dir: Path) -> bool:
+    """Whether an error in the folder of a run concerns only this run: the sweep's folder can be used."""
+    if failure_kind(error) in ("disk", "files"):
+        return False
+    runs = sweep_dir / "runs"
+    try:
+        os.listdir(runs)
+    except OSError:
+        return False
+    return os.access(runs, os.R_OK | os.W_OK | os.X_OK)
+
+
 def breaks_the_device(error: Exception) -> bool:
     """Whether the process can no longer use its GPU after `error`; false for out of memory."""
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
@@ -89,16 +102,20 @@ def breaks_the_device(error: Exception) -> bool:
 
 def n_attempts(run_dir: Path) -> int:
     """Number of failed attempts at this run."""
+    return len(_attempt_numbers(run_dir))
+
+
+def _attempt_numbers(run_dir: Path) -> list[int]:
     try:
-        return sum(name.endswith(".json") for name in os.listdir(run_dir / "attempts"))
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+        names = os.listdir(run_dir / "attempts")
+    except OSError:  # none, or a folder that `repair_run` renames
+        return []
+    return sorted(int(m[1]) for name in names if (m := _ATTEMPT.fullmatch(name)))
 
 
 def read_attempts(run_dir: Path) -> list[Attempt]:
     """The run's failed attempts, oldest first; a damaged record counts as an error."""
-    paths = [run_dir / "attempts" / f"{n}.json" for n in range(1, n_attempts(run_dir) + 1)]
-    return [_read_attempt(path) for path in paths]
+    return [_read_attempt(run_dir / "attempts" / f"{n}.json") for n in _attempt_numbers(run_dir)]
 
 
 def _read_attempt(path: Path) -> Attempt:
@@ -178,7 +195,8 @@ def record_attempt(
     )
     attempts = [*read_attempts(run_dir), attempt]
     (run_dir / "attempts").mkdir(exist_ok=True)
-    write_json(run_dir / "attempts" / f"{len(attempts)}.json", sealed(dataclasses.asdict(attempt)))
+    number = max(_attempt_numbers(run_dir), default=0) + 1
+    write_json(run_dir / "attempts" / f"{number}.json", sealed(dataclasses.asdict(attempt)))
     if not _is_final(attempts, spec.model.seq_len):
         return False
     result = _failed_result(spec, claim, failure, reason)

@@ -8,7 +8,9 @@ from a plan.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,17 +23,21 @@ from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.core.terminal import print_error, print_lines, print_message
 from chinchilla.plan.cost import n_at_once
-from chinchilla.plan.records import RunSpec, load_plan, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
+from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_access
+from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
-from chinchilla.sweep.retry import set_aside, state_of
+from chinchilla.sweep.retry import make_trainable
 from chinchilla.sweep.run_files import (
     correct_marks,
     load_runtime,
     missing_specs,
     run_dir_of,
+    run_state,
     save_runtime,
 )
 from chinchilla.sweep.signals import stop_on_signals
@@ -140,7 +146,7 @@ def launch(
             wait_for_mirrors()
     status = sweep_status(sweep_dir, only=only)
     _print_status(command, status, errors, sweep_dir)
-    if status.counts["failed"]:
+    if status.counts["failed"] or status.counts["blocked"]:
         return EXIT_FAILED
     if status.done == len(status.rows):  # even if a worker failed: others trained its runs
         return EXIT_OK
@@ -155,11 +161,10 @@ def _check_jobs(
     Raises:
         InputError: a run fits no job class, ranks do not suit a run, or Slurm does not answer.
     """
-    plan = sweep_dir / "plan.jsonl"
-    known = load_plan(plan) if plan.exists() else []
+    known, _ = known_specs(sweep_dir)
     runs = {s.run_id: s for s in (*known, *specs) if only(s)}.values()
     ended = ("finished", "diverged")
-    if missing := [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ended]:
+    if missing := [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in ended]:
         assign(missing, command.cluster, command.runtime.shard_ranks)
         if command.cluster.kind == "slurm":
             from chinchilla.sweep.slurm.submit import check_submission
@@ -170,16 +175,15 @@ def _check_jobs(
 def prepare(
     sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, data_dir: Path | None = None
 ) -> None:
-    """Write the plan and runtime.json, and make failed runs trainable again.
+    """Write the plan and runtime.json, repair the folder, and make failed and damaged runs trainable again.
 
     Raises:
-        InputError: the folder holds another sweep, files of another schema, or results measured on
+        InputError: the folder holds another sweep, a plan of another schema, or results measured on
             other validation tokens. Nothing was written.
     """
-    plan = sweep_dir / "plan.jsonl"
 
-    def planned() -> list[RunSpec]:
-        found = load_plan(plan) if plan.exists() else []
+    def planned() -> tuple[list[RunSpec], str]:
+        found, problem = known_specs(sweep_dir)
         other = {s.sweep for s in found} - {s.sweep for s in specs}
         if specs and other:
             raise InputError(
@@ -187,21 +191,21 @@ def prepare(
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
         _refuse_other_validation_tokens(sweep_dir, found, runtime)
-        return found
+        return found, problem
 
-    before = planned()  # refused before the lock, which is a file in the folder
-    for spec in specs or before:
-        state_of(run_dir_of(sweep_dir, spec))
+    planned()  # refused before the lock, which is a file in the folder
     writable_dir(sweep_dir, "sweep_dir")
     with launch_lock(sweep_dir):
-        before = planned()
+        repair_sweep(sweep_dir)
+        before, problem = planned()
         known = {s.run_id for s in before}
         new = list({s.run_id: s for s in specs if s.run_id not in known}.values())
-        if new or not plan.exists():
-            save_plan(before + new, plan)
+        if problem:
+            replace_plan(sweep_dir, before + new)
+        elif new or not before:
+            save_plan(before + new, sweep_dir / "plan.jsonl")
         save_runtime(runtime, sweep_dir, data_dir)
-        for spec in specs or before:
-            set_aside(run_dir_of(sweep_dir, spec))
+        make_trainable(run_dir_of(sweep_dir, spec) for spec in specs or before)
         correct_marks(sweep_dir, before + new)
 
 
@@ -217,7 +221,8 @@ def _refuse_other_validation_tokens(
     except InputError:  # none, damaged or of another version: it is written anew
         return
     given = runtime.validation_tokens
-    finished = (s.run_id for s in specs if state_of(run_dir_of(sweep_dir, s)) == "finished")
+    states = ((s.run_id, run_state(run_dir_of(sweep_dir, s)).name) for s in specs)
+    finished = (run_id for run_id, state in states if state == "finished")
     if earlier != given and (run_id := next(finished, None)):
         raise InputError(
             f"runtime.validation_tokens={given}, but {sweep_dir} has validation losses on {earlier} tokens, "
@@ -231,17 +236,25 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
     """Exclude other launchers of the same sweep, by a claim on sweep_dir/launch.
 
     Raises:
-        InputError: another launcher holds it for longer than LAUNCH_WAIT_SECONDS.
+        InputError: another launcher holds it for longer than LAUNCH_WAIT_SECONDS, or it is not accessible.
     """
     folder = sweep_dir / "launch"
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
-    while (claim := acquire(folder, worker_name(), to_train=False)) is None:
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
-                "when it has finished."
-            )
-        time.sleep(0.1)
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            move_aside(folder)
+        restore_access(folder)
+        while (claim := acquire(folder, worker_name(), to_train=False)) is None:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
+                    "when it has finished."
+                )
+            time.sleep(0.1)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+        raise InputError(blocked_reason(error, folder)) from None
     try:
         yield claim
     finally:
@@ -279,12 +292,12 @@ def _print_status(
         return
     print_message(summary_line(status))
     for row in status.rows:
-        if row.state in ("diverged", "failed"):
+        if row.state in ("diverged", "failed", "blocked"):
             print_message(f"  {row.state} {row.run_id}: {row.reason}")
     if status.counts["failed"]:
         print_message(f"  tracebacks: {sweep_dir}/runs/<run>/error.txt; launch again to retry them")
     for row in status.rows:
         if row.state == "running":
             print_message(f"  {row.run_id} is being trained by {row.worker}")
-    if status.done < len(status.rows):
+    if status.done + status.counts["blocked"] < len(status.rows):
         print_message("  some runs have not ended; run the same command again to continue")

@@ -1,19 +1,21 @@
-"""Make failed or diverged runs trainable again. Their results are renamed, never deleted."""
+"""Make failed, diverged or damaged runs trainable again. Their results are renamed, never deleted."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
+from chinchilla.sweep.damage.access import blocked_reason, restore_access
+from chinchilla.sweep.damage.repair import ALL, MIRRORS, warn
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.run_files import (
-    DamagedResult,
-    load_result,
+    clean_sweep,
     planned_specs,
     run_dir_of,
+    run_state,
     unmark_ended,
 )
 
@@ -55,72 +57,103 @@ def retry(
 
     Returns:
         Run ids: `again`, trainable again; `busy`, claimed by another process at the moment;
-        `kept_diverged`, diverged and not requested.
+        `kept_diverged`, diverged and not requested; `blocked`, with files that only a person can correct.
 
     Raises:
         InputError: no such run, or a named run has not failed.
     """
     statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
+    clean_sweep(sweep_dir)
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
-    states = {s.run_id: state_of(run_dir_of(sweep_dir, s)) for s in specs}
+    found = {s.run_id: run_state(run_dir_of(sweep_dir, s)) for s in specs}
+    states = {run_id: state.name for run_id, state in found.items()}
     for run_id, state in states.items():
         if runs and state not in statuses:
             hint = {
                 "diverged": "Set diverged=true to train it from scratch.",
                 "finished": "To train another seed, plan another run (recipe.seed).",
                 "": "It has no result yet: launch the sweep.",
+                "blocked": found[run_id].problem,
             }[state]
             raise InputError(f"run {run_id} is {state or 'unfinished'}, not failed. {hint}")
     selected = [s for s in specs if states[s.run_id] in statuses]
-    renamed = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
+    renamed: dict[str, bool] = {}
+    for spec in selected:
+        try:
+            renamed[spec.run_id] = set_aside(run_dir_of(sweep_dir, spec), statuses)
+        except OSError:  # as `status` explains
+            states[spec.run_id] = "blocked"
     return {
         "again": [run_id for run_id, done in renamed.items() if done],
         "busy": [run_id for run_id, done in renamed.items() if not done],
         "kept_diverged": [] if diverged else [r for r, s in states.items() if s == "diverged"],
+        "blocked": [run_id for run_id, state in states.items() if state == "blocked"],
     }
 
 
-def state_of(run_dir: Path) -> str:
-    """Status in result.json: finished, diverged, failed or damaged; "" without a result.
+def make_trainable(run_dirs: Iterable[Path]) -> None:
+    """Prepare the folders of runs for a launch: rename failed and damaged results, restore permissions.
 
-    Raises:
-        InputError: the result was written by another version.
+    A run that only a person can make trainable stays as it is.
     """
-    try:
-        result = load_result(run_dir)
-    except DamagedResult:
-        return "damaged"
-    return result.status if result else ""
+    for run_dir in run_dirs:
+        if not os.path.lexists(run_dir):
+            continue
+        try:
+            state = run_state(run_dir, with_curve=True)
+            if state.name in ("finished", "diverged"):
+                continue
+            if not os.access(run_dir, ALL) or state.name == "blocked":
+                restore_access(run_dir, skip=MIRRORS)
+            set_aside(run_dir, with_curve=True)
+        except OSError as error:
+            warn(f"run {run_dir.name} is left as it is: {blocked_reason(error, run_dir)}")
 
 
-def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> bool:
+def set_aside(
+    run_dir: Path, statuses: Collection[str] = ("failed", "damaged"), with_curve: bool = False
+) -> bool:
     """Rename a run's result to result-failed-<n>.json, if it has one of `statuses`, and its files.
 
     Files are renamed under a claim, so that no other process writes to the folder. result.json is
     renamed last: if this process dies before that, the next call finds it and continues.
 
+    Args:
+        run_dir: folder of the run.
+        statuses: states of `run_state`.
+        with_curve: a run with a damaged curve.npz is damaged.
+
     Returns:
         Whether it was renamed.
+
+    Raises:
+        OSError: a file cannot be renamed.
     """
-    if state_of(run_dir) not in statuses:
+    if run_state(run_dir, with_curve).name not in statuses:
         return False
     claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:
         return False
     try:
-        state = state_of(run_dir)  # another process may have been faster
+        state = run_state(run_dir, with_curve).name  # another process may have been faster
         if state not in statuses:
             return False
-        label, k = "diverged" if state == "diverged" else "failed", 1
-        while (run_dir / f"result-{label}-{k}.json").exists():
-            k += 1
         extra = DIVERGED_FILES if state == "diverged" else ()
+        names = ("attempts", "error.txt", *extra, "result.json")
+        left = [name for name in names if os.path.lexists(run_dir / name)]
+        label, k = "diverged" if state == "diverged" else "failed", 1
+        while any(os.path.lexists(run_dir / _kept(name, label, k)) for name in left):
+            k += 1
         unmark_ended(run_dir)
-        for name in ("attempts", "error.txt", *extra, "result.json"):
-            stem, dot, suffix = name.partition(".")
-            if os.path.lexists(run_dir / name):
-                os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
+        for name in left:
+            os.rename(run_dir / name, run_dir / _kept(name, label, k))
         unmark_ended(run_dir)
         return True
     finally:
         claim.release()
+
+
+def _kept(name: str, label: str, k: int) -> str:
+    """Name under which a file of an earlier result is kept."""
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-{label}-{k}{dot}{suffix}"

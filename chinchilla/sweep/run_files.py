@@ -21,17 +21,20 @@ sweep_dir/
         tensorboard/, wandb/    copies of metrics.jsonl (`tracking.mirror`)
         synced.json             what these copies have received
         *-failed-<n>*, *-diverged-<n>*  files of earlier results (`retry`)
-        damaged-*               claims that could not be read, renamed
+        damaged-*               files that could not be read or written, renamed (`retry`)
+    damaged-*                   the same of the sweep, such as plan.jsonl
     fits/, report/              of `chinchilla fit` and `chinchilla report`
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +46,11 @@ from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.core.reading import RECORD_BYTES, parse_json, read_bytes, read_json
 from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.plan.checkpoint_names import checkpoint_step
-from chinchilla.plan.records import RunResult, RunSpec, load_plan
+from chinchilla.plan.plan_file import read_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.plan.run_folder import curve_problem, load_curve
 from chinchilla.sweep.claims import utc_now
+from chinchilla.sweep.damage.access import blocked_reason, move_aside, refused
 
 RUNTIME_SCHEMA = 3
 WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
@@ -129,13 +135,19 @@ def _read_runtime(path: Path) -> dict[str, Any]:
 def clean_sweep(sweep_dir: Path) -> None:
     """Remove temporary files of killed processes from the sweep's and all runs' folders."""
     runs = sweep_dir / "runs"
-    for folder in (sweep_dir, runs, *(runs.iterdir() if runs.is_dir() else ())):
-        clean_leftovers(folder)
+    for folder in (sweep_dir, runs, *(runs / name for name in started_runs(sweep_dir))):
+        with contextlib.suppress(OSError):  # of a run; workers report it
+            clean_leftovers(folder)
 
 
 def planned_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpec]:
-    """Runs of the plan that `only` selects; default: all."""
-    specs = load_plan(sweep_dir / "plan.jsonl")
+    """Runs of the plan that `only` selects; default: all. Lines that cannot be read are left out.
+
+    Raises:
+        DamagedPlan: no line can be read.
+        InputError: there is no plan, or it is of another schema.
+    """
+    specs, _ = read_plan(sweep_dir / "plan.jsonl")
     return [s for s in specs if only is None or only(s)]
 
 
@@ -165,7 +177,7 @@ def ended_runs(sweep_dir: Path) -> set[str]:
 def _names_in(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # launching again repairs it
         return set()
 
 
@@ -179,9 +191,11 @@ def mark_ended(run_dir: Path) -> None:
     The result is looked for again after marking: `unmark_ended` may have run in between.
     """
     mark = _mark_of(run_dir)
-    if not has_result(run_dir) or mark.exists():
+    if not has_result(run_dir):
         return
     with contextlib.suppress(OSError):
+        if mark.exists():
+            return
         try:
             mark.touch()
         except FileNotFoundError:
@@ -193,7 +207,15 @@ def mark_ended(run_dir: Path) -> None:
 
 def unmark_ended(run_dir: Path) -> None:
     """Remove the mark. Call it before and after the result is renamed."""
-    _mark_of(run_dir).unlink(missing_ok=True)
+    mark = _mark_of(run_dir)
+    try:
+        mark.unlink(missing_ok=True)
+    except NotADirectoryError:  # ended/ is damaged, and nothing is marked
+        return
+    except (IsADirectoryError, PermissionError):
+        if not mark.is_dir():
+            raise
+        move_aside(mark)
 
 
 def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> int:
@@ -218,29 +240,52 @@ def has_result(run_dir: Path) -> bool:
     return os.path.lexists(run_dir / "result.json")
 
 
-class DamagedResult(DamagedRecord):
-    """A result.json that is not readable, not what was written, or another run's."""
+@dataclass(frozen=True)
+class RunState:
+    """What the files in a run's folder say about it; the claims say whether it is being trained.
 
-
-def load_result(run_dir: Path) -> RunResult | None:
-    """The run's result; None without one.
-
-    Raises:
-        DamagedResult: result.json is not readable, not what was written, or another run's.
-        OtherVersion: another version wrote it.
+    `name` is "" (no result yet), finished, diverged, failed, damaged (launching again renames the damaged file
+    and trains the run) or blocked (a person has to act). `problem` is the cause and what to do, for the latter two.
     """
-    if not has_result(run_dir):
-        return None
+
+    name: str
+    result: RunResult | None = None
+    problem: str = ""
+    curve: Curve | None = None  # of a run that did not fail, if it was asked for
+
+
+def run_state(run_dir: Path, with_curve: bool = False) -> RunState:
+    """State of a run. No damage to its folder and files raises an error.
+
+    Args:
+        run_dir: folder of the run; it need not exist.
+        with_curve: read the training curve too: without an intact one the run is damaged.
+    """
+    path = run_dir / "result.json"
     try:
-        return RunResult.load(run_dir)
-    except OtherVersion:
-        raise
+        os.lstat(path)
+        result = RunResult.load(run_dir)
+        if with_curve and result.status != "failed":
+            path = run_dir / "curve.npz"
+            return RunState(result.status, result, curve=load_curve(run_dir, result))
+        if problem := curve_problem(run_dir, result):
+            return RunState("damaged", problem=f"{problem}: launch the sweep again")
+        return RunState(result.status, result)
+    except FileNotFoundError:
+        return RunState("")
+    except OSError as error:
+        if not run_dir.is_dir() and error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return RunState("damaged", problem=f"{run_dir} is not a folder: launch the sweep again")
+        return RunState("blocked", problem=blocked_reason(error, run_dir))
     except InputError as error:
         if not has_result(run_dir):  # another process has just renamed it
-            return None
-        if isinstance(error, DamagedRecord):
-            raise DamagedResult(error.where, error.problem, error.remedy) from None
-        raise DamagedResult(str(run_dir / "result.json"), "is damaged", str(error)) from None
+            return RunState("")
+        if (failure := refused(path)) is not None:
+            return RunState("blocked", problem=blocked_reason(failure, path))
+        if isinstance(error, OtherVersion):
+            return RunState("blocked", problem=str(error))
+        problem = error.problem if isinstance(error, DamagedRecord) else "is damaged"
+        return RunState("damaged", problem=f"{path.name} {problem}: launch the sweep again")
 
 
 def saved_step(run_dir: Path) -> int:
@@ -324,5 +369,8 @@ class ProgressFile:
     def _write(self, value: dict[str, Any]) -> None:
         temporary = temporary_path(self.path)
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-            os.replace(temporary, self.path)
+            try:
+                temporary.write_text(json.dumps(value), encoding="utf-8")
+                os.replace(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)

@@ -13,13 +13,16 @@ an older copy of runs/. The next launch removes it, and so does a worker that fi
 """
 
 import errno
+import logging
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import (
     STALE_SECONDS,
@@ -30,14 +33,15 @@ from chinchilla.sweep.claims import (
     file_system_now,
     heartbeat_factor,
 )
-from chinchilla.sweep.failures import count_stalls, n_attempts
+from chinchilla.sweep.damage.access import BLOCKED, blocked_reason, restore_access
+from chinchilla.sweep.damage.repair import ALL, MIRRORS, repair_run
+from chinchilla.sweep.failures import count_stalls, is_of_one_run, n_attempts
 from chinchilla.sweep.run_files import (
     RunFilter,
     correct_marks,
     ended_runs,
     has_result,
     mark_ended,
-    planned_specs,
     run_dir_of,
     saved_step,
     stable_phase_step,
@@ -48,6 +52,7 @@ from chinchilla.sweep.run_order import RunOrder, should_wait
 N_CHECKED = 6  # runs in training that are examined for each claim
 N_MORE = 64  # the same if there is nothing else to claim
 WAIT_SECONDS = 5.0  # between attempts to claim while a holder is silent
+log = logging.getLogger("chinchilla.sweep")
 
 
 class _Open(NamedTuple):
@@ -81,6 +86,7 @@ class RunQueue:
         self.wait_seconds = min(WAIT_SECONDS, stale_seconds / 4)
         self.checks_marks = True  # before the first claim
         self.skipped: set[str] = set()  # runs that this worker leaves to others
+        self.blocked: dict[str, str] = {}  # run_id -> why its files cannot be used; also skipped
         self._plan_read: tuple[int, ...] = ()
         self._order = RunOrder([])
 
@@ -112,12 +118,32 @@ class RunQueue:
                 return self.claim_next(width)
         return None, look.silent
 
+    @contextmanager
+    def problems_of(self, spec: RunSpec) -> Iterator[None]:
+        """Leave a run out if its own files cause an error of the system in this context.
+
+        Raises:
+            OSError: the error concerns the whole sweep or this machine.
+        """
+        try:
+            yield
+        except OSError as error:
+            if not is_of_one_run(error, self.sweep_dir):
+                raise
+            reason = blocked_reason(error, run_dir_of(self.sweep_dir, spec))
+            log.warning("%s is left out: %s", spec.run_id, reason)
+            self.blocked[spec.run_id] = reason
+            self.skipped.add(spec.run_id)
+
     def _order_of_plan(self) -> RunOrder:
         """The plan in order, read again if the file has changed."""
         about = os.stat(self.sweep_dir / "plan.jsonl")
         read = (about.st_ino, about.st_size, about.st_mtime_ns)
         if read != self._plan_read:
-            self._order = RunOrder(planned_specs(self.sweep_dir, self.only))
+            specs, problems = read_plan(self.sweep_dir / "plan.jsonl")
+            for problem in problems:
+                log.warning("%s", problem)
+            self._order = RunOrder([s for s in specs if self.only is None or self.only(s)])
             self._plan_read = read
         return self._order
 
@@ -153,23 +179,32 @@ class RunQueue:
             siblings = look.in_training(spec)
             if siblings and should_wait(spec, stable_phase_step(self.sweep_dir, spec), siblings):
                 return None
-        claim = acquire(
-            run_dir,
-            self.name,
-            step=step,
-            stalls=count_stalls(run_dir, status.record if status else None, step),
-            now=look.now,
-            stale_seconds=self.stale_seconds,
-            count_workers=self._n_in_training,
-            n_workers=look.found.n_workers,
-            fresh=status is None,
-        )
-        if claim and has_result(run_dir):  # finished between listing and claiming
-            claim.release()
-            mark_ended(run_dir)
-            claim = None
-        look.n_lost += claim is None
-        return claim
+        with self.problems_of(spec):
+            claim = acquire(
+                run_dir,
+                self.name,
+                step=step,
+                stalls=count_stalls(run_dir, status.record if status else None, step),
+                now=look.now,
+                stale_seconds=self.stale_seconds,
+                count_workers=self._n_in_training,
+                n_workers=look.found.n_workers,
+                fresh=status is None,
+            )
+            if claim and has_result(run_dir):  # finished between listing and claiming
+                claim.release()
+                mark_ended(run_dir)
+                claim = None
+            if claim and status:
+                try:
+                    repair_run(run_dir, spec, log.warning)
+                except OSError as error:
+                    reason = blocked_reason(error, run_dir)
+                    claim.release(f"{BLOCKED}{reason}", excused=True)  # for `status`
+                    raise
+            look.n_lost += claim is None
+            return claim
+        return None
 
     def _n_in_training(self) -> int:
         """Number of runs with a folder and no mark."""
@@ -207,11 +242,17 @@ class _Look:
         """State of a run that was begun; None if it has ended, or may not be examined any more."""
         if spec.run_id in self.statuses or spec.run_id in self.ended or not self.budget:
             return self.statuses.get(spec.run_id)
-        run_dir = run_dir_of(self.queue.sweep_dir, spec)
+        with self.queue.problems_of(spec):
+            return self._look_at(spec, run_dir_of(self.queue.sweep_dir, spec))
+        return None
+
+    def _look_at(self, spec: RunSpec, run_dir: Path) -> ClaimStatus | None:
+        if not os.access(run_dir, ALL):
+            restore_access(run_dir, skip=MIRRORS)
         try:
             names = os.listdir(run_dir)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if error.errno not in (errno.ENOENT, errno.ESTALE) or os.path.islink(run_dir):
                 raise
             self.found.fresh.append(spec)  # the folder was removed
             self.found.begun.remove(spec)
@@ -245,8 +286,9 @@ class _Look:
             and s.run_id not in self.ended
         ]
         found = [(s, self._status(s)) for s in same]
+        no_more = {*self.ended, *self.queue.blocked}
         return [
             s
             for s, status in found
-            if s.run_id not in self.ended and (status is None or not status.available)
+            if s.run_id not in no_more and (status is None or not status.available)
         ]

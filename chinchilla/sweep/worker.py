@@ -167,11 +167,12 @@ class Worker:
         claimed, wait = self.queue.claim_next(self.width)
         if claimed is not None:
             spec, claim = claimed
-            try:
-                self.train_claimed(spec, claim)
-            finally:
-                claim.release()
-                mark_ended(claim.run_dir)
+            with self.queue.problems_of(spec):
+                try:
+                    self.train_claimed(spec, claim)
+                finally:
+                    claim.release()
+                    mark_ended(claim.run_dir)
             if "torch" in sys.modules:
                 from chinchilla.train.device import give_memory_back
 
@@ -342,7 +343,7 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
                 sys.stdout.flush()
                 os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if summary.had_nothing_to_do:
-        n_left = len(missing_specs(sweep_dir, only))
+        n_left = len(missing_specs(sweep_dir, only)) - len(worker.queue.blocked)
         others = (
             f"the {n_left} runs left are trained by other workers"
             if n_left > 1

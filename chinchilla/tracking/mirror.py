@@ -151,9 +151,14 @@ def replay(
 
 
 def synced(run_dir: Path, target: Target) -> dict[str, Any]:
-    """The last `step` of a run that a tracker has, and whether it has the `result`; or {}."""
+    """The last `step` of a run that a tracker has, and whether it has the `result`; or {}.
+
+    TensorBoard has nothing if its folder holds no event file.
+    """
+    if target.tracker == "tensorboard" and not any((run_dir / "tensorboard").glob("*tfevents*")):
+        return {}
     record = _read_synced(run_dir).get(target.key)
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and type(record.get("step", 0)) is int else {}
 
 
 def _read_synced(run_dir: Path) -> dict[str, Any]:
@@ -164,10 +169,10 @@ def _read_synced(run_dir: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> Iterator[Line]:
-    """Yield the lines of a metrics.jsonl before the first incomplete one; none without a file.
+    """Yield the complete lines of a metrics.jsonl; none without a file. Damaged lines are left out.
 
     Raises:
-        InputError: the file cannot be read.
+        OSError: the file cannot be read.
     """
     try:
         with open_regular(path) as f:
@@ -175,13 +180,11 @@ def read_metrics(path: Path) -> Iterator[Line]:
                 try:
                     line = json.loads(text)
                 except (ValueError, RecursionError):
-                    return
+                    continue
                 if _is_line(line):
                     yield line
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 def _is_line(value: Any) -> bool:

@@ -32,7 +32,8 @@ sys.path.insert(0, os.fspath(ROOT))
 
 from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
-from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep import claims, run_files, run_queue
 from chinchilla.sweep.view import status as view
 
@@ -175,7 +176,7 @@ def simulate(
         counted.counting(),
         mock.patch.object(run_queue.RunQueue, "_order_of_plan", plan_of(order, counted)),
         mock.patch.object(run_files.time, "monotonic", side_effect=lambda: counted.now),
-        mock.patch.object(view, "planned_specs", return_value=specs),
+        mock.patch.object(view, "read_plan", return_value=(specs, [])),
         mock.patch.object(claims, "process_table") as machine,
     ):
         for i in range(n_workers):

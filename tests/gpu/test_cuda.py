@@ -18,7 +18,8 @@ from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import chunk_gradients
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import MEMORY_SHARE, memory
-from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.device import peak_flops

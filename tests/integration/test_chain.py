@@ -17,7 +17,8 @@ import pytest
 
 from chinchilla.cli import main
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 
 GRID = [
     "grid=demo", "grid.name=tiny", "grid.budgets=[1e9,2e9]",

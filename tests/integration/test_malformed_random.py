@@ -17,7 +17,8 @@ from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.sealed import KEY, sealed
 from chinchilla.data.dataset import TokenData
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import RunResult, RunSpec, load_plan, save_plan
+from chinchilla.plan.plan_file import load_plan, save_plan
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import claim_status, latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.run_files import load_runtime, read_progress

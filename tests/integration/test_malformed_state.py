@@ -11,7 +11,7 @@ from test_poison_everywhere import PAYLOADS
 
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
-from chinchilla.plan.records import save_plan
+from chinchilla.plan.plan_file import save_plan
 
 
 @pytest.fixture

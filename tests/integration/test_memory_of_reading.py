@@ -14,7 +14,7 @@ import pytest
 from test_malformed import SPECS
 
 from chinchilla.core.reading import JSON_MEMORY, RECORD_BYTES, TEXT_BYTES, parse_json
-from chinchilla.plan.records import PLAN_BYTES
+from chinchilla.plan.plan_file import PLAN_BYTES
 
 PROGRAM = """
 import sys
@@ -23,7 +23,8 @@ from chinchilla.core.errors import InputError
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.tokenizer import Tokenizer
 from chinchilla.fit.results import FitResults
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.records import (Curve, RunResult)
+from chinchilla.plan.plan_file import (load_plan)
 path = Path(sys.argv[1])
 load = {
     "result.json": lambda: RunResult.load(path.parent),

@@ -25,7 +25,8 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.data.manifest import Manifest, Source, TokenizerInfo
 from chinchilla.data.shards import ShardWriter
-from chinchilla.plan.records import Curve, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import Curve, RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import load_runtime
 

@@ -24,7 +24,8 @@ from chinchilla.data.dataset import TokenData
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep.claims import acquire, latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.run_files import load_runtime, read_progress

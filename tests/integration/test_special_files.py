@@ -18,7 +18,8 @@ from test_poison import make_data
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
 from chinchilla.fit.loss_law import named_law
-from chinchilla.plan.records import Curve, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import Curve
 from chinchilla.sweep.run_files import save_runtime
 
 RUN_ID = SPECS[0].run_id

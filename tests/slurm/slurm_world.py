@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import Curve, RunResult
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "local_slurm.py"
 GRID = [

@@ -18,7 +18,8 @@ from slurm_world import RUNTIME, Sweep, queue, slurm
 
 from chinchilla.core.files import write_json
 from chinchilla.core.provenance import code_here
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import Curve, RunResult
 from chinchilla.sweep.failures import n_attempts
 from chinchilla.sweep.slurm.queue import job_arrays
 from chinchilla.sweep.view.status import sweep_status

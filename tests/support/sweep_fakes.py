@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chinchilla.config import ClusterConfig, GridConfig, RuntimeConfig, SweepCommand
 from chinchilla.core.provenance import code_here
 from chinchilla.core.sealed import KEY, sealed
 from chinchilla.core.shapes import ModelShape
-from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep.run_files import save_runtime
 
 FINE, DIVERGES, RAISES, SLOW, DIES, BREAKS = (
@@ -97,6 +100,11 @@ def make_result(
     return RunResult(spec=spec, status=status, reason=reason, **{**value, **more})
 
 
+def save_curve(run_dir: Path, spec: RunSpec) -> dict[str, Any]:
+    """The curve of a run with the results of `make_result`; returns the fields that name it."""
+    return Curve(np.arange(spec.steps), np.full(spec.steps, 3.0)).save(run_dir)
+
+
 def fake_train(
     spec: RunSpec,
     run_dir: Path,
@@ -110,7 +118,10 @@ def fake_train(
     still_mine: Callable[[], bool],
     stable_phases: Path | None = None,
 ) -> RunResult | None:
-    """Substitute for train_run; appends each call to starts.txt (one process writes at a time)."""
+    """Substitute for train_run; appends each call to starts.txt (one process writes at a time).
+
+    Writes curve.npz as it does.
+    """
     with open(run_dir / "starts.txt", "a") as f:
         f.write(f"{os.getpid()}\n")
     on_start(runtime.micro_batch_tokens or spec.batch_tokens)
@@ -128,9 +139,10 @@ def fake_train(
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.1 if kind == SLOW else 0.003)
         on_progress(step, 3.0)
+    curve = save_curve(run_dir, spec)
     if kind == DIVERGES:
-        return make_result(spec, "diverged", "loss is not finite", attempts=starts)
-    return make_result(spec, attempts=starts)
+        return make_result(spec, "diverged", "loss is not finite", attempts=starts, **curve)
+    return make_result(spec, attempts=starts, **curve)
 
 
 def n_starts(run_dir: Path) -> int:

@@ -7,7 +7,7 @@ from chinchilla import cli
 from chinchilla.config import COMMANDS
 from chinchilla.config.setting import settings_of
 from chinchilla.core import paper
-from chinchilla.plan.records import load_plan
+from chinchilla.plan.plan_file import load_plan
 
 # ------------------------------------------------------------------ help
 

@@ -314,8 +314,18 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
         arrays = queue.job_arrays(sweep_dir)
         jobs, _ = queue.sweep_jobs(arrays, hint=hint)
         if ids := sorted({job.job_id for job, _ in jobs}):
-            queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
-            for folder, array in arrays.items():
-                if any(array == own for _, own in jobs):
-                    cancelled_file(folder).touch()
+            live = {array.comment for _, array in jobs}
+            marks = [cancelled_file(f) for f, a in arrays.items() if a.comment in live]
+            new = [mark for mark in marks if not mark.exists()]
+            for mark in (
+                new
+            ):  # first: if this process dies, the jobs are still found, but cancelled ones are not
+                mark.touch()
+            try:
+                hint = "some jobs may not be cancelled; cancel again."
+                queue.run_slurm("scancel", *ids, hint=hint)
+            except InputError:
+                for mark in new:
+                    mark.unlink(missing_ok=True)
+                raise
     return {"job_ids": ids, "n_jobs": len(jobs)}

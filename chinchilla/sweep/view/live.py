@@ -107,7 +107,7 @@ def watch(
         sleep: waits.
 
     Returns:
-        Exit code: 0 if all runs have ended, 1 if some of them failed, 75 if some have not ended.
+        Exit code: 0 if all runs have ended, 1 if some of them failed or are blocked, 75 if others have not ended.
 
     Raises:
         InputError: no sweep there.
@@ -124,12 +124,12 @@ def watch(
         )
         # A job that requeues itself is missing from the queue for a moment: check twice.
         n_idle = n_idle + 1 if idle else 0
-        n_left = len(status.rows) - status.done
+        n_left = len(status.rows) - status.done - status.counts["blocked"]
         if not n_left or n_idle == 2:
             break
         sleep(interval_seconds)
     if not n_left:
-        return EXIT_FAILED if status.counts["failed"] else EXIT_OK
+        return EXIT_FAILED if status.counts["failed"] or status.counts["blocked"] else EXIT_OK
     if not as_json:
         for line in unstarted_lines(queue["unstarted"]) if queue else ():
             print_message(line, out)

@@ -58,7 +58,8 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
     problems = [
         f"{r.state} {r.run_id}: {r.reason}"
         for r in status.rows
-        if r.state in ("failed", "diverged") or (r.state in ("waiting", "running") and r.reason)
+        if r.state in ("failed", "diverged", "blocked")
+        or (r.state in ("waiting", "running") and r.reason)
     ]
     details = f"chinchilla logs {shell_word(sweep_dir)} run=ID"
     sections = {f"runs with errors (details: {details})": problems}

@@ -1,10 +1,13 @@
 """Status of a sweep and the time it still needs, computed from its files.
 
-A run is finished, diverged or failed (according to its result.json), running (a live claim) or waiting.
+A run is finished, diverged or failed (according to its result.json), running (a live claim), blocked (its files
+cannot be used until a person corrects something) or waiting.
 No scheduler is queried, so this works on any machine that sees the folder. The jobs in Slurm's queue
 (`jobs.jobs_in_queue`) are shown next to it.
 """
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +17,20 @@ from typing import Any
 from chinchilla.core.table import Cell, Table
 from chinchilla.core.units import clock, count
 from chinchilla.plan.cost import reused_steps
+from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import RunSpec
-from chinchilla.plan.run_folder import curve_problem
-from chinchilla.sweep.claims import claim_status, file_system_now
+from chinchilla.sweep.claims import ClaimStatus, claim_status, file_system_now
+from chinchilla.sweep.damage.access import BLOCKED, blocked_reason
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
 from chinchilla.sweep.run_files import (
-    DamagedResult,
     RunFilter,
-    load_result,
-    planned_specs,
+    RunState,
     read_progress,
+    run_state,
     started_runs,
 )
 
-STATES = ("finished", "running", "waiting", "diverged", "failed")
+STATES = ("finished", "running", "waiting", "diverged", "failed", "blocked")
 ENDED = ("finished", "diverged", "failed")
 SETTINGS = {  # that may differ between runs, with their heads
     "peak_lr": "peak lr",
@@ -57,7 +60,7 @@ class RunRow:
     loss: float | None  # final loss of a finished run, otherwise the latest; nats per token
     tokens_per_second: float | None
     eta_seconds: float | None  # of a running run
-    reason: str  # why it diverged or failed, or the error of its latest attempt
+    reason: str  # why it diverged, failed or is blocked, or the error of its latest attempt
     worker: str
     flops: float  # C of the whole run
     flops_done: float
@@ -78,6 +81,7 @@ class SweepStatus:
     seconds_left: float | None  # None if no run is running or no speed is known yet
     common: dict[str, Any]  # settings that all runs share
     differing: dict[str, list[Any]]  # the others, with the value of each row
+    problems: list[str]  # a message for each line of the plan that cannot be read
 
     @property
     def done(self) -> int:
@@ -115,14 +119,18 @@ def sweep_status(
     Raises:
         InputError: no plan there, or files of another schema.
     """
-    specs = planned_specs(sweep_dir, only)
+    specs, problems = read_plan(sweep_dir / "plan.jsonl")
+    specs = [spec for spec in specs if only is None or only(spec)]
     known = {} if known is None else known
     runs = sweep_dir / "runs"
     started = started_runs(sweep_dir)
     now = file_system_now(runs) if started else 0.0
+    can_write = os.access(runs, os.W_OK)  # another user may only look
     rows = []
     for spec in specs:
-        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now, spec.run_id in started)
+        row = known.get(spec.run_id) or _row(
+            spec, runs / spec.run_id, now, spec.run_id in started, can_write
+        )
         if row.state in ENDED:
             known[spec.run_id] = row
         rows.append(row)
@@ -139,6 +147,7 @@ def sweep_status(
         seconds_left=_seconds_left(rows, reused_steps(specs)),
         common=common,
         differing={name: x for name, x in values.items() if name not in common},
+        problems=problems,
     )
 
 
@@ -160,23 +169,32 @@ def _flops_spent(row: RunRow) -> float:
     return row.flops_done
 
 
-def _row(spec: RunSpec, run_dir: Path, now: float, started: bool) -> RunRow:
-    progress, result, reason = read_progress(run_dir) if started else {}, None, ""
+def _row(spec: RunSpec, run_dir: Path, now: float, started: bool, can_write: bool) -> RunRow:
+    progress = read_progress(run_dir) if started else {}
     speed = progress.get("tokens_per_second")
     step = min(int(progress.get("step") or 0), spec.steps)
     state, worker, eta = "waiting", "", None
-    try:
-        result = load_result(run_dir) if started else None
-    except DamagedResult as error:
-        reason = f"result.json {error.problem}; launch the sweep again"
+    found, claim = RunState(""), ClaimStatus("free")
+    if started:
+        found = run_state(run_dir)
+        if found.name in ("", "damaged"):
+            try:
+                claim = claim_status(run_dir, now)
+                ended = claim.record.ended if claim.record else ""
+                if claim.available and ended.startswith(BLOCKED):
+                    found = RunState("blocked", problem=ended.removeprefix(BLOCKED))
+                elif can_write and not os.access(run_dir, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
+            except OSError as error:
+                found = RunState("blocked", problem=blocked_reason(error, run_dir))
+    result, reason = found.result, found.problem
     if result is not None:
         state, reason = result.status, result.reason
-        if problem := curve_problem(run_dir, result):
-            reason = f"{problem}: restore it, or move result.json away and launch the sweep again"
         # The speed in progress.json includes evaluations and checkpoints, as the time left does.
         speed = speed or result.tokens_per_second
+    elif found.name == "blocked":
+        state, speed = "blocked", None
     elif started:
-        claim = claim_status(run_dir, now)
         if not claim.available:
             state, worker = "running", claim.record.worker if claim.record else ""
             eta = (spec.steps - step) * spec.batch_tokens / speed if speed else None
@@ -208,7 +226,8 @@ def _seconds_left(rows: list[RunRow], reused_steps: dict[str, int]) -> float | N
     `reused_steps`: by run id, the steps that a run reuses from its stable phase.
     """
     running = [row for row in rows if row.state == "running"]
-    if all(row.state in ENDED for row in rows):
+    unfinished = [row for row in rows if row.state not in (*ENDED, "blocked")]
+    if not unfinished:
         return 0.0
     measured = [row for row in rows if row.flops_per_second and row.flops_done]
     seconds = sum(row.flops_done / (row.flops_per_second or 1) for row in measured)
@@ -217,8 +236,7 @@ def _seconds_left(rows: list[RunRow], reused_steps: dict[str, int]) -> float | N
     rate = sum(row.flops_done for row in measured) / seconds
     left = sum(
         row.flops - max(row.flops_done, row.flops * reused_steps.get(row.run_id, 0) / row.steps)
-        for row in rows
-        if row.state not in ENDED
+        for row in unfinished
     )
     longest = max((row.flops - row.flops_done) / (row.flops_per_second or rate) for row in running)
     return max(longest, left / (rate * len(running)))
@@ -231,7 +249,7 @@ def summary_line(status: SweepStatus) -> str:
         left = status.seconds_left
         line += f", {clock(left)} left" if left is not None else ", time left unknown"
         line += f", {status.counts['running']} running"
-    problems = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
+    problems = [f"{n} {s}" for s in ("diverged", "failed", "blocked") if (n := status.counts[s])]
     return ", ".join([line, *problems])
 
 
@@ -242,7 +260,7 @@ def end_line(row: RunRow) -> str:
     return f"{row.state} {row.run_id}  {row.reason}"
 
 
-_PRIORITY = ("running", "failed", "diverged", "waiting", "finished")
+_PRIORITY = ("running", "blocked", "failed", "diverged", "waiting", "finished")
 
 
 def rows_to_show(rows: Sequence[RunRow], limit: int) -> list[RunRow]:

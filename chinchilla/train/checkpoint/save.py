@@ -211,9 +211,9 @@ class CheckpointWriter:
         try:
             os.rename(temporary, final)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            if not _is_intact(final, pending.spec):
+            if not final.is_dir() or not _is_intact(final, pending.spec):
                 set_aside(final)
                 os.rename(temporary, final)
         shutil.rmtree(temporary, ignore_errors=True)

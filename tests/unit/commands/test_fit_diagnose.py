@@ -11,7 +11,7 @@ from chinchilla.diagnose.verdicts import ITEMS, Diagnostics
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations.table import Observations
 from chinchilla.plan.grid import plan_grid
-from chinchilla.plan.records import save_plan
+from chinchilla.plan.plan_file import save_plan
 
 HEADER = "run_id,budget_flops,C,N,D,L"
 

@@ -17,7 +17,8 @@ from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.grid import plan_grid
-from chinchilla.plan.records import Curve, RunResult, load_plan, save_plan
+from chinchilla.plan.plan_file import load_plan, save_plan
+from chinchilla.plan.records import Curve, RunResult
 
 FIT = "fit observations=runs.csv out_dir=fits n_bootstrap=20 flop_convention=six_nd"
 LAW = named_law("hoffmann")

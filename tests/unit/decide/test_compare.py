@@ -15,7 +15,8 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.decide.compare import Side, compare, summary
 from chinchilla.fit import FitResults, LossLaw, fit_all
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.recommend import fit_and_recommend
 from chinchilla.report.comparison import save_figure_of, tables_of
 from chinchilla.report.figures import isoflop_curves_side_by_side

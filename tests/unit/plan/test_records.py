@@ -13,14 +13,8 @@ from chinchilla.config.groups import OPTIMIZERS, PRECISIONS
 from chinchilla.core.errors import InputError
 from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
-from chinchilla.plan.records import (
-    Curve,
-    RunResult,
-    RunSpec,
-    count_label,
-    load_plan,
-    save_plan,
-)
+from chinchilla.plan.plan_file import load_plan, save_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec, count_label
 
 same_folder = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -70,6 +64,13 @@ def spec() -> RunSpec:
     )  # fmt: skip
 
 
+@same_folder
+@given(plan=st.lists(specs, min_size=1, max_size=5, unique_by=lambda spec: spec.run_id))
+def test_a_plan_survives_its_file(tmp_path, plan):
+    save_plan(plan, tmp_path / "plan.jsonl")
+    assert load_plan(tmp_path / "plan.jsonl") == plan
+
+
 @pytest.fixture
 def result(spec) -> RunResult:
     return RunResult(
@@ -93,18 +94,6 @@ def test_a_spec_keeps_its_run_id_through_json(spec):
     """A worker that reads the plan must find the folder that the launcher created."""
     text = json.dumps(spec.to_dict(), allow_nan=False)
     assert RunSpec.from_dict(json.loads(text), "here").run_id == spec.run_id
-
-
-@same_folder
-@given(plan=st.lists(specs, min_size=1, max_size=5, unique_by=lambda spec: spec.run_id))
-def test_a_plan_survives_its_file(tmp_path, plan):
-    save_plan(plan, tmp_path / "plan.jsonl")
-    assert load_plan(tmp_path / "plan.jsonl") == plan
-
-
-def test_a_repeated_line_of_a_plan_counts_once(tmp_path, spec):
-    save_plan([spec, spec], tmp_path / "plan.jsonl")
-    assert load_plan(tmp_path / "plan.jsonl") == [spec]
 
 
 @same_folder
@@ -273,27 +262,6 @@ def test_a_spec_that_is_not_an_object_is_refused(spec, value):
         RunSpec.from_dict(value, "here")
     with pytest.raises(InputError, match="here: model: not a ModelShape"):
         RunSpec.from_dict({**spec.to_dict(), "model": value}, "here")
-
-
-def test_an_invalid_line_of_a_plan_is_reported_with_its_number(tmp_path, spec):
-    path = tmp_path / "plan.jsonl"
-    save_plan([spec, spec], path)
-    path.write_text(path.read_text()[:-30])  # a copy cut short
-    with pytest.raises(InputError, match=r"plan.jsonl line 2 is not JSON"):
-        load_plan(path)
-
-
-def test_a_missing_plan_is_reported_with_the_command_that_writes_it(tmp_path):
-    with pytest.raises(
-        InputError, match=r"is not the folder of a sweep: it has no plan.jsonl.*`chinchilla sweep`"
-    ):
-        load_plan(tmp_path / "plan.jsonl")
-
-
-def test_a_plan_that_is_not_text_is_refused(tmp_path):
-    (tmp_path / "plan.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="line 1 is not JSON"):
-        load_plan(tmp_path / "plan.jsonl")
 
 
 def test_a_result_contains_no_nan(tmp_path, result):

@@ -13,7 +13,7 @@ from recommended import with_recommendation
 from chinchilla.cli import main
 from chinchilla.core.errors import clean
 from chinchilla.fit import FailedFit, FitResult, FitResults
-from chinchilla.plan.records import save_plan
+from chinchilla.plan.plan_file import save_plan
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.evaluate import default_budget, headline
 from chinchilla.report.page import maths, write_report

@@ -10,7 +10,7 @@ from sweep_fakes import make_result, make_specs
 from chinchilla.cli import main
 from chinchilla.config import ClusterConfig, ResourceConfig, RuntimeConfig
 from chinchilla.core.shapes import ModelShape
-from chinchilla.plan.records import load_plan, save_plan
+from chinchilla.plan.plan_file import load_plan, save_plan
 from chinchilla.sweep import preflight
 from chinchilla.sweep.cost import KEPT_CHECKPOINTS, estimate
 from chinchilla.sweep.run_files import run_dir_of

@@ -30,7 +30,8 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch

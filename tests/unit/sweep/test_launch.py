@@ -27,7 +27,8 @@ from sweep_fakes import (
 from chinchilla.cli import main
 from chinchilla.config import ClusterConfig, RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
-from chinchilla.plan.records import RunResult, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import RunResult
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.job_classes import Selection
@@ -106,11 +107,10 @@ def test_other_validation_tokens_are_refused_once_there_are_results(tmp_path: Pa
     assert launched(128) == 0
 
 
-@pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
-def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
+def test_another_versions_plan_is_refused(tmp_path: Path):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
-    path = tmp_path / file if file == "plan.jsonl" else run_dir_of(tmp_path, spec) / file
+    path = tmp_path / "plan.jsonl"
     edit_record(path, schema=99)
     text = path.read_text()
     before = sorted(tmp_path.rglob("*"))
@@ -302,9 +302,10 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
         assert main([word, f"sweep_dir={tmp_path}"]) == 2
         printed = capsys.readouterr().err
         assert printed.count("\n") == 1
-        assert "move it away and give the same sweep command again" in printed
-    plan.unlink()
+        assert "Give the same sweep command again" in printed
     assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0
+    assert load_plan(plan) == specs
+    assert (tmp_path / "damaged-1-plan.jsonl").read_text() == text
 
 
 def test_the_command_of_a_worker_has_nodes_ranks_and_threads():

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_fakes import make_result
+from sweep_fakes import make_result, save_curve
 
 from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.plan.grid import plan_grid
-from chinchilla.plan.records import save_plan
+from chinchilla.plan.plan_file import save_plan
 from chinchilla.sweep.run_files import run_dir_of
 
 GRID = GridConfig(
@@ -37,7 +37,8 @@ def finished(tmp_path: Path) -> Path:
     save_plan(specs, tmp_path / "plan.jsonl")
     for spec in specs:
         run_dir_of(tmp_path, spec).mkdir(parents=True)
-        make_result(spec).save(run_dir_of(tmp_path, spec))
+        curve = save_curve(run_dir_of(tmp_path, spec), spec)
+        make_result(spec, **curve).save(run_dir_of(tmp_path, spec))
     return tmp_path
 
 

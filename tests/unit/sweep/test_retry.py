@@ -8,7 +8,6 @@ import pytest
 from sweep_fakes import DIVERGES, RAISES, command, edit_record, fake_train, make_result, make_specs
 
 from chinchilla.cli import main
-from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
 from chinchilla.sweep.launch import launch
@@ -69,6 +68,7 @@ def test_a_diverged_run_starts_from_scratch_with_diverged_true(sweep: Path, caps
         "again": [NAN.run_id],
         "busy": [],
         "kept_diverged": [],
+        "blocked": [],
     }
     names = {p.name for p in run_dir.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
@@ -164,11 +164,10 @@ def test_a_result_of_another_version_is_never_renamed(sweep: Path, capsys, whose
     change = {"schema": 7, "new": 1} if whose == "result" else {"spec": {**spec, "schema": 7}}
     edit_record(path, **change)
     other = path.read_text()
-    with pytest.raises(InputError, match="schema"):
-        launch(command(), SPECS, sweep, sweep, train=fake_train)
-    code, out = say(capsys, sweep)
-    assert code == 2
-    assert "schema" in out
+    assert launch(command(), SPECS, sweep, sweep, train=fake_train) == 1
+    assert f"blocked {BAD.run_id}" in (printed := capsys.readouterr().out)
+    assert "schema 7; this version reads" in printed
+    assert "1 are blocked" in say(capsys, sweep)[1]
     assert path.read_text() == other
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_fakes import fake_train, make_result, make_specs, make_sweep
+from sweep_fakes import fake_train, make_result, make_specs, make_sweep, save_curve
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.records import RunResult
@@ -37,7 +37,8 @@ def end(sweep_dir: Path, spec, status: str = "finished", mark: bool = True) -> N
     run_dir = run_dir_of(sweep_dir, spec)
     claim = acquire(run_dir, "earlier")
     assert claim
-    assert claim.publish("result.json", make_result(spec, status).to_record())
+    result = make_result(spec, status, **save_curve(run_dir, spec))
+    assert claim.publish("result.json", result.to_record())
     claim.release()
     if mark:
         mark_ended(run_dir)

@@ -15,7 +15,8 @@ from sweep_fakes import planted
 from train_world import make_runtime, make_spec, same_bits
 
 from chinchilla import cli
-from chinchilla.plan.records import RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.tracking import mirror
 from chinchilla.tracking.metrics_writer import MetricsWriter

@@ -277,6 +277,18 @@ def test_an_error_of_the_file_server_is_not_damage(tmp_path: Path, monkeypatch: 
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
 
 
+@pytest.mark.parametrize("damage", ["a file", "a broken link"])
+def test_what_is_no_folder_is_replaced_by_the_checkpoint(tmp_path: Path, damage: str):
+    [path] = saved(tmp_path, 5)
+    shutil.rmtree(path)
+    path.write_text("x") if damage == "a file" else path.symlink_to("/none")
+    assert load_checkpoint(tmp_path, SPEC)[0] is None
+    saved(tmp_path, 5)
+    checkpoint, _ = load_checkpoint(tmp_path, SPEC)
+    assert checkpoint
+    assert checkpoint.step == 5
+
+
 def test_an_intact_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_replaced(tmp_path: Path):
     [path] = saved(tmp_path, 10)
     inode = path.stat().st_ino

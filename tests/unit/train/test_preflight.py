@@ -11,7 +11,8 @@ from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.core.reading import read_json
 from chinchilla.plan.memory import memory
-from chinchilla.plan.records import RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
 from chinchilla.train import preflight, train_run, trainer

@@ -15,7 +15,8 @@ from train_world import EVERY_UPDATE, SEQ_LEN, make_runtime, same_bits, stop_at
 
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
-from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
 from chinchilla.train import train_run, trainer

@@ -10,7 +10,8 @@ import torch
 from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime
 
 from chinchilla.model import Transformer
-from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker

@@ -16,7 +16,8 @@ from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_
 
 from chinchilla.config import WorkerCommand
 from chinchilla.plan.cost import reused_steps
-from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
+from chinchilla.plan.plan_file import save_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import Worker, run_worker
 from chinchilla.train import train_run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import slurm_fakes
 from slurm_fakes import FakeSlurm, on_slurm
-from sweep_fakes import make_result, make_specs, make_sweep
+from sweep_fakes import make_result, make_specs, make_sweep, save_curve
 
 from chinchilla.config import TrainCommand
 from chinchilla.core.errors import InputError
@@ -67,7 +67,8 @@ def test_no_more_jobs_than_runs_are_submitted(tmp_path: Path, fake: FakeSlurm, c
     assert "--array" not in text
     assert "--gpus" not in text
     run_dir_of(sweep, spec).mkdir(parents=True)
-    make_result(spec).save(run_dir_of(sweep, spec))
+    curve = save_curve(run_dir_of(sweep, spec), spec)
+    make_result(spec, **curve).save(run_dir_of(sweep, spec))
     (fake.folder / "squeue_fails").touch()  # a finished sweep asks Slurm nothing
     assert launch(on_slurm(), [spec], sweep, tmp_path) == 0
     assert len(fake.scripts()) == 1

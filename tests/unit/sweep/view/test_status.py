@@ -45,7 +45,14 @@ def mixed(tmp_path: Path) -> Path:
 
 def test_counts_and_time_left(mixed: Path):
     status = sweep_status(mixed)
-    assert status.counts == {"finished": 1, "running": 1, "waiting": 2, "diverged": 1, "failed": 1}
+    assert status.counts == {
+        "finished": 1,
+        "running": 1,
+        "waiting": 2,
+        "diverged": 1,
+        "failed": 1,
+        "blocked": 0,
+    }
     assert status.done == 3
     assert status.fraction == pytest.approx(
         3 / 6
@@ -180,10 +187,11 @@ def test_a_result_without_a_field_is_damaged(result: Path, tmp_path: Path, name:
     assert (row.state, row.reason) == ("waiting", "result.json is damaged; launch the sweep again")
 
 
-def test_a_result_of_another_version_is_refused_in_one_line(result: Path, tmp_path: Path):
+def test_a_result_of_another_version_is_a_row(result: Path, tmp_path: Path):
     edit_record(result, schema=99)
-    with pytest.raises(InputError, match=r"result\.json.*schema 99"):
-        sweep_status(tmp_path)
+    [row] = sweep_status(tmp_path).rows
+    assert row.state == "blocked"
+    assert "result.json: RunResult of schema 99" in row.reason
 
 
 @pytest.mark.parametrize("odd", [1e305, 10**299, -1.0])

@@ -1,0 +1,126 @@
+"""Files and folders that are damaged, or that this user may not read or write: say so, or repair it."""
+
+import contextlib
+import errno
+import os
+import pwd
+import stat
+from pathlib import Path
+
+# What opening a link without a target, a loop of links, or a socket answers.
+BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files
+_BROKEN = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
+
+
+def refused(path: Path) -> OSError | None:
+    """Why the system refuses to read a file; None if it does not, or if the file is a broken link."""
+    try:
+        # Opening a FIFO for reading would wait for its writer.
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return None if error.errno in _BROKEN else error
+    return None
+
+
+def blocked_reason(error: OSError, place: Path) -> str:
+    """Cause and remedy of an error of the system at `place`: a run's folder or a file in it."""
+    path = Path(error.filename or place)
+    while not os.path.lexists(path) and path != path.parent:  # its folder may be inaccessible
+        path = path.parent
+    cause = f"{error.filename or place}: {error.strerror or error}"
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return f"{cause}. Correct it, then launch the sweep again."
+    about = os.lstat(path)
+    mode, uid = stat.filemode(about.st_mode), about.st_uid
+    if uid == os.geteuid():
+        return (
+            f"{cause}. {path} has permissions {mode}: launch the sweep again, which corrects them."
+        )
+    return (
+        f"{cause}. {path} belongs to {_user(uid)}, with permissions {mode}. Ask its owner to make it readable and "
+        "writable for the workers (chmod, chown), then launch the sweep again."
+    )
+
+
+def _user(uid: int) -> str:
+    with contextlib.suppress(KeyError):
+        return f"{pwd.getpwuid(uid).pw_name} (user id {uid})"
+    return f"user id {uid}"
+
+
+def move_aside(path: Path) -> Path:
+    """Rename what is at `path` to damaged-<n>-<name> beside it. Nothing is replaced.
+
+    A file or folder of that name is made first: if another process has replaced what was a file by a folder
+    meanwhile, or a folder by a file, the rename is refused.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    n = 1
+    while True:
+        target = path.with_name(f"damaged-{n}-{path.name}")
+        try:
+            target.mkdir() if is_folder else target.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            if _is_empty(target, is_folder):  # of a process that was killed before the rename
+                break
+            n += 1
+    try:
+        os.rename(path, target)
+    except OSError:
+        target.rmdir() if is_folder else target.unlink()
+        raise
+    return target
+
+
+def _is_empty(path: Path, is_folder: bool) -> bool:
+    about = os.lstat(path)
+    if is_folder:
+        return stat.S_ISDIR(about.st_mode) and not os.listdir(path)
+    return stat.S_ISREG(about.st_mode) and not about.st_size
+
+
+def restore_access(folder: Path, skip: tuple[str, ...] = ()) -> bool:
+    """Let the owner of a folder, if that is this user, read and write it and what it contains.
+
+    Files of other users and links are not touched; nor are the contents of folders named in `skip`.
+
+    Returns:
+        Whether anything was changed.
+    """
+    changed = restore_own(folder)
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            changed |= restore_own(Path(parent, name))
+        folders[:] = [name for name in folders if name not in skip]
+    return changed
+
+
+def restore_own(path: Path) -> bool:
+    """The same for one file or folder, without what it contains."""
+    with contextlib.suppress(OSError):  # another process may have removed it
+        if _lacks(os.lstat(path)):
+            # The mode is changed by descriptor, so that no link that replaces the file is followed.
+            handle = os.open(
+                path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
+            try:
+                about = os.fstat(handle)
+                if lacks := _lacks(about):
+                    os.chmod(f"/dev/fd/{handle}", stat.S_IMODE(about.st_mode) | lacks)
+                    return True
+            finally:
+                os.close(handle)
+    return False
+
+
+def _lacks(about: os.stat_result) -> int:
+    """Permissions that the owner of a file or folder lacks; 0 if none, or if this user is not the owner."""
+    if about.st_uid != os.geteuid() or not (
+        stat.S_ISDIR(about.st_mode) or stat.S_ISREG(about.st_mode)
+    ):
+        return 0
+    return (0o700 if stat.S_ISDIR(about.st_mode) else 0o600) & ~about.st_mode

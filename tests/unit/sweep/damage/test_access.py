@@ -1,0 +1,130 @@
+"""Damage that appears while workers are at work, and what other commands do about it."""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sweep_fakes import command, fake_train, make_result, make_specs, make_sweep, save_curve
+
+from chinchilla.cli import main
+from chinchilla.config import RuntimeConfig
+from chinchilla.sweep import claims
+from chinchilla.sweep.claims import acquire, claim_status
+from chinchilla.sweep.damage.access import move_aside
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.worker import Worker
+
+SPECS = make_specs(3)
+
+
+def break_attempts(run_dir: Path) -> None:
+    (run_dir / "attempts").write_text("not a folder")
+
+
+def break_folder(run_dir: Path) -> None:
+    shutil.rmtree(run_dir)
+    run_dir.write_text("not a folder")
+
+
+@pytest.mark.parametrize("damage", [break_attempts, break_folder, shutil.rmtree])
+def test_damage_during_training_ends_only_that_run(tmp_path: Path, damage, caplog):
+    """The worker continues with the next run, and launching again trains the damaged one."""
+
+    def train(spec, run_dir, *args, **settings):
+        if spec == SPECS[-1]:  # the longest is trained first
+            damage(run_dir)
+            raise RuntimeError("its files are gone")
+        return fake_train(spec, run_dir, *args, **settings)
+
+    make_sweep(tmp_path, SPECS)
+    summary = Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", train).run()
+    assert set(summary.finished) == {spec.run_id for spec in SPECS[:-1]}
+    assert not summary.cannot_train
+    assert f"{SPECS[-1].run_id} is left out: " in caplog.text
+    again = launch(command(), SPECS, tmp_path, tmp_path, train=fake_train)
+    assert again == 0
+
+
+def test_an_error_of_the_whole_sweep_is_not_one_runs(tmp_path: Path):
+    def train(spec, run_dir, *args, **settings):
+        (tmp_path / "runs").rename(tmp_path / "moved")
+        raise RuntimeError("all files are gone")
+
+    make_sweep(tmp_path, SPECS)
+    with pytest.raises(FileNotFoundError):
+        Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", train).run()
+
+
+def test_a_blocked_run_does_not_delay_runs_that_share_its_stable_phase(tmp_path: Path):
+    """They would wait for a run in training."""
+    short, long = (
+        replace(spec, schedule="cooldown", cooldown_steps=5, seed=0) for spec in SPECS[:2]
+    )
+    assert short.stable_phase_id == long.stable_phase_id
+    make_sweep(tmp_path, [short, long])
+    run_dir_of(tmp_path, short).parent.mkdir()
+    run_dir_of(tmp_path, short).write_text("not a folder")
+    summary = Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train).run()
+    assert summary.finished == [long.run_id]
+
+
+def test_fits_leave_a_damaged_run_out_and_name_it(tmp_path: Path, capsys):
+    make_sweep(tmp_path, SPECS)
+    for spec in SPECS:
+        run_dir_of(tmp_path, spec).mkdir(parents=True)
+        curve = save_curve(run_dir_of(tmp_path, spec), spec)
+        make_result(spec, **curve).save(run_dir_of(tmp_path, spec))
+    (run_dir_of(tmp_path, SPECS[0]) / "result.json").write_text("{")
+    (run_dir_of(tmp_path, SPECS[1]) / "curve.npz").write_bytes(b"PK")
+    assert main(["fit", str(tmp_path), "n_bootstrap=0"]) == 3  # one run is left
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"{SPECS[0].run_id}/result.json is damaged: launch the sweep again" in printed
+    assert f"{SPECS[1].run_id}/curve.npz is damaged: launch the sweep again" in printed
+
+
+def test_sync_names_a_run_that_it_cannot_read_and_sends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    from chinchilla.tracking import mirror
+
+    def opened(run_dir: Path, *about):
+        (run_dir / "tensorboard").mkdir()
+        return (lambda line: None), (lambda summary: None)
+
+    monkeypatch.setattr(mirror, "_open_tensorboard", opened)
+    make_sweep(tmp_path, SPECS[:2])
+    for spec in SPECS[:2]:
+        run_dir_of(tmp_path, spec).mkdir(parents=True)
+        (run_dir_of(tmp_path, spec) / "metrics.jsonl").write_text('{"step": 1}\n')
+    shutil.rmtree(run_dir_of(tmp_path, SPECS[0]))
+    run_dir_of(tmp_path, SPECS[0]).write_text("not a folder")
+    assert main(["sync", str(tmp_path), "to=tensorboard"]) == 1
+    printed = capsys.readouterr()
+    assert f"run {SPECS[0].run_id} was not sent: " in printed.err
+    assert "sent 1 lines of 1 runs" in printed.out
+
+
+def test_a_heartbeat_of_the_future_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a worker elsewhere that died, after which the clock was set back or the time was damaged."""
+    claim = acquire(tmp_path / "run", "far away")
+    assert claim
+    claim._stop.set()
+    claim._thread.join()
+    monkeypatch.setattr(claims, "process_table", lambda: "another machine")
+    now = time.time()
+    for name in ("heartbeat", "claim-1.json"):
+        os.utime(tmp_path / "run" / name, (now + 1e6, now + 1e6))
+    states = [claim_status(tmp_path / "run", now + 100 * i).state for i in range(3)]
+    assert states == ["held", "held", "dead"]  # heartbeat and claim, one after the other
+
+
+def test_nothing_is_replaced_when_a_file_is_renamed(tmp_path: Path):
+    for i in range(3):
+        (tmp_path / "spec.json").write_text(f"{i}")
+        move_aside(tmp_path / "spec.json")
+    kept = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert kept == {f"damaged-{i + 1}-spec.json": f"{i}" for i in range(3)}
