@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.files import write_json, write_text
+from chinchilla.core.files import make_dirs, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import read_json
 from chinchilla.core.shapes import n_params_non_embedding
@@ -174,7 +174,7 @@ def record_attempt(
         traceback=text,
     )
     attempts = [*read_attempts(run_dir), attempt]
-    (run_dir / "attempts").mkdir(exist_ok=True)
+    make_dirs(run_dir / "attempts")
     write_json(run_dir / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
     if not _is_final(attempts, spec.model.seq_len):
         return False

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
+from chinchilla.core.files import rename
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.preflight import worker_name
@@ -119,7 +120,7 @@ def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) 
         for name in ("attempts", "error.txt", *extra, "result.json"):
             stem, dot, suffix = name.partition(".")
             if os.path.lexists(run_dir / name):
-                os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
+                rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
         unmark_ended(run_dir)
         return True
     finally:

@@ -37,7 +37,7 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import clean_leftovers, temporary_path, write_json
+from chinchilla.core.files import clean_leftovers, remove, touch, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import read_json
 from chinchilla.plan.checkpoint_names import checkpoint_step
@@ -163,18 +163,14 @@ def mark_ended(run_dir: Path) -> None:
     if not has_result(run_dir) or mark.exists():
         return
     with contextlib.suppress(OSError):
-        try:
-            mark.touch()
-        except FileNotFoundError:
-            mark.parent.mkdir(exist_ok=True)
-            mark.touch()
+        touch(mark, wait=False)
     if not has_result(run_dir):
         unmark_ended(run_dir)
 
 
 def unmark_ended(run_dir: Path) -> None:
     """Remove the mark. Call it before and after the result is renamed."""
-    _mark_of(run_dir).unlink(missing_ok=True)
+    remove(_mark_of(run_dir), missing_ok=True)
 
 
 def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> int:
@@ -311,7 +307,5 @@ class ProgressFile:
         self.written = now
 
     def _write(self, value: dict[str, Any]) -> None:
-        temporary = temporary_path(self.path)
         with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, json.dumps(value), sync=False, wait=False)

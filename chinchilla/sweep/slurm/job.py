@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.files import touch
 from chinchilla.core.terminal import print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
@@ -43,7 +44,7 @@ def run_job(folder: Path) -> int:
     job = JobArray.load(folder)
     if not int(os.environ.get("SLURM_PROCID", 0)):
         with contextlib.suppress(OSError):  # only for messages about jobs that have no such file
-            started_file(folder, job_name()).touch()
+            touch(started_file(folder, job_name()), wait=False)
     if job.n_ranks > 1:
         return _run_rank(job, folder)
     gpus = local_pool.visible_gpus() if job.n_workers > 1 else ()
@@ -167,7 +168,7 @@ def _call_requeue(folder: Path) -> bool:
     try:
         done = subprocess.run(["scontrol", "requeue", job_name()], timeout=60, check=False)
     except FileNotFoundError:
-        (folder / f"requeue-{job_name()}").touch()
+        touch(folder / f"requeue-{job_name()}", wait=False)
         return False
     # The TERM of the requeue may end scontrol before it returns.
     return done.returncode in (0, -signal.SIGTERM)

@@ -19,7 +19,7 @@ from chinchilla.config import ClusterConfig
 from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json, write_text
+from chinchilla.core.files import make_dirs, touch, write_json, write_text
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
@@ -198,7 +198,7 @@ def _submit_array(
     token = uuid.uuid4().hex[:8]
     # A folder per array, because job numbers start again when a cluster is reinstalled.
     folder = sweep_dir / "slurm" / token
-    folder.mkdir(parents=True)
+    make_dirs(folder)
     array = queue.JobArray(
         comment=f"chinchilla:{_plain(sweep_dir.name)}:{token}",
         user=queue.user_name(),
@@ -317,5 +317,5 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
             queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
             for folder, array in arrays.items():
                 if any(array == own for _, own in jobs):
-                    cancelled_file(folder).touch()
+                    touch(cancelled_file(folder))
     return {"job_ids": ids, "n_jobs": len(jobs)}
