@@ -135,8 +135,8 @@ def rename(old: Path, new: Path) -> None:
 
 
 def touch(path: Path, wait: bool = True) -> None:
-    """Set the time of a file to now; create it, and its folder in a guarded one, if it is missing."""
-    with opened(path.parent, create=True, wait=wait) as folder:
+    """Set the time of a file to now; create it if it is missing."""
+    with opened(path.parent, wait=wait) as folder:
         fd = folder.open(path.name, os.O_WRONLY)
         try:
             os.utime(fd)

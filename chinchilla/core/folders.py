@@ -230,6 +230,12 @@ def register(root: Path, identity: str = "", stop: object = False) -> Path:
     return resolved
 
 
+def unguard(root: Path) -> None:
+    """Guard a folder no longer, as before it is created anew."""
+    for path in (root.resolve(), Path(os.path.abspath(root))):
+        _guards.pop(path, None)
+
+
 def guard_of(path: Path) -> Guard | None:
     """The innermost guard of a path."""
     path = Path(os.path.abspath(path))

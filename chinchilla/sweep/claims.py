@@ -279,7 +279,8 @@ class Claim:
                 self.record, released=True, ended=ended, excused=excused
             )
             path = _claim_path(self.run_dir, self.record.fence)
-            write_text(path, json.dumps(dataclasses.asdict(self.record)))
+            with contextlib.suppress(FileNotFoundError):  # the run was deleted
+                write_text(path, json.dumps(dataclasses.asdict(self.record)))
 
 
 def _create(run_dir: Path, record: ClaimRecord) -> bool:

@@ -18,7 +18,8 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files import guard, writable_dir
+from chinchilla.core.folders import is_gone, unguard
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
@@ -138,6 +139,12 @@ def launch(
                     errors += workers.errors()
         finally:
             wait_for_mirrors()
+    if is_gone(sweep_dir):
+        for line in errors or [
+            f"{sweep_dir} is not there any more: move it back, and launch again."
+        ]:
+            print_error(line)
+        return EXIT_FAILED
     status = sweep_status(sweep_dir, only=only)
     _print_status(command, status, errors, sweep_dir)
     if status.counts["failed"]:
@@ -192,7 +199,9 @@ def prepare(
     before = planned()  # refused before the lock, which is a file in the folder
     for spec in specs or before:
         state_of(run_dir_of(sweep_dir, spec))
+    unguard(sweep_dir)
     writable_dir(sweep_dir, "sweep_dir")
+    guard(sweep_dir)
     with launch_lock(sweep_dir):
         before = planned()
         known = {s.run_id for s in before}

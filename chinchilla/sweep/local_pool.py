@@ -3,6 +3,7 @@
 Used by cluster=local and, inside a Slurm job, for the GPUs of that job.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -98,7 +99,9 @@ class Pool:
         lines = []
         for process, log in self.logs.items():
             if process.returncode not in (EXIT_OK, EXIT_AGAIN):
-                output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                output = []
+                with contextlib.suppress(OSError):  # the folder may be gone
+                    output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 lines.append(
                     f"worker {log.stem} ended with code {process.returncode}: "
                     f"{output[-1] if output else 'no output'} ({log})"

@@ -37,7 +37,7 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import clean_leftovers, remove, touch, write_json, write_text
+from chinchilla.core.files import clean_leftovers, make_dirs, remove, touch, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import read_json
 from chinchilla.plan.checkpoint_names import checkpoint_step
@@ -163,7 +163,11 @@ def mark_ended(run_dir: Path) -> None:
     if not has_result(run_dir) or mark.exists():
         return
     with contextlib.suppress(OSError):
-        touch(mark, wait=False)
+        try:
+            touch(mark, wait=False)
+        except FileNotFoundError:
+            make_dirs(mark.parent)
+            touch(mark, wait=False)
     if not has_result(run_dir):
         unmark_ended(run_dir)
 
