@@ -20,10 +20,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
-from chinchilla.core.files import touch
+from chinchilla.core.files import guard, touch
 from chinchilla.core.terminal import print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
@@ -41,7 +42,8 @@ def run_job(folder: Path) -> int:
     Returns:
         Exit code: 0 at the end; 1 if a worker failed; 75 if runs are left, after requeueing the job.
     """
-    job = JobArray.load(folder)
+    # Not the sweep named in job.json, which others may have changed.
+    job = replace(JobArray.load(folder), sweep_dir=str(guard(folder.parent.parent)))
     if not int(os.environ.get("SLURM_PROCID", 0)):
         with contextlib.suppress(OSError):  # only for messages about jobs that have no such file
             touch(started_file(folder, job_name()), wait=False)

@@ -49,12 +49,13 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_FOREIGN)}
 
 
-def run_slurm(*command: str, hint: str = NOT_SUBMITTED) -> str:
+def run_slurm(*command: str, hint: str = NOT_SUBMITTED, script: str | None = None) -> str:
     """Standard output of a Slurm command.
 
     Args:
         command: program and arguments.
         hint: consequence of a failure, for the error message.
+        script: its standard input; default: nothing to read.
 
     Raises:
         SlurmError: the command does not exist, failed, or did not answer.
@@ -62,6 +63,7 @@ def run_slurm(*command: str, hint: str = NOT_SUBMITTED) -> str:
     try:
         done = subprocess.run(
             command,
+            input=script or "",
             env=clean_environment(),
             capture_output=True,
             encoding="utf-8",

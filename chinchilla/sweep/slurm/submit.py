@@ -215,12 +215,13 @@ def _submit_array(
         or max(1, cluster.cpus_per_task // job_class.workers_per_job),
         run_id=run_id,
     )
-    write_text(folder / "job.sh", _script(array, cluster, folder))
+    script = _script(array, cluster, folder)
+    write_text(folder / "job.sh", script)  # to look at: another user may change it before sbatch
     array.save(folder)
     if not still_mine():
         raise InputError("another launcher of this sweep has taken over; nothing was submitted.")
     try:
-        answer = queue.run_slurm("sbatch", str(folder / "job.sh"))
+        answer = queue.run_slurm("sbatch", script=script)
         job_id = answer.split("batch job ")[-1].split()[0]
     except queue.SlurmError as error:
         doubtful = _DOUBTFUL.search(error.problem)
@@ -311,7 +312,12 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
         return {"job_ids": [], "n_jobs": 0}
     with launch_lock(sweep_dir):
         hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
-        arrays = queue.job_arrays(sweep_dir)
+        # A record of another user may contain the comment of any of this user's jobs.
+        arrays = {
+            folder: array
+            for folder, array in queue.job_arrays(sweep_dir).items()
+            if (folder / "job.json").lstat().st_uid == os.getuid()
+        }
         jobs, _ = queue.sweep_jobs(arrays, hint=hint)
         if ids := sorted({job.job_id for job, _ in jobs}):
             queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")

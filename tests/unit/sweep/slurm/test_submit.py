@@ -15,7 +15,7 @@ from chinchilla.config import TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
-from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm import queue, submit
 
 SUPPORT = Path(slurm_fakes.__file__).parent
 
@@ -50,6 +50,19 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     [(folder, array)] = queue.job_arrays(sweep).items()
     assert json.loads((folder / "answer.json").read_text())["job_id"] == "41"
     assert (array.n_jobs, array.n_workers, array.threads) == (3, 2, 4)
+
+
+def test_a_script_that_another_user_changes_before_sbatch_is_not_submitted(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+):
+    def write_and_change(path: Path, text: str) -> None:
+        path.write_text("#!/bin/sh\necho planted\n")
+
+    monkeypatch.setattr(submit, "write_text", write_and_change)
+    launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+    [script] = fake.scripts()
+    assert "planted" not in script
+    assert "--comment=chinchilla:sweep:" in script
 
 
 def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm):
@@ -204,7 +217,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
-from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm import queue, submit
 from chinchilla.sweep.launch import launch
 sweep, last = Path(sys.argv[2]), int(sys.argv[3])
 left = last
