@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.folders import ID_FILE, Folder, opened, read_identity, register
+from chinchilla.core.folders import ID_FILE, Folder, opened, read_identity, register, unguard
 
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 # What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
@@ -310,6 +310,7 @@ def guard(folder: Path, stop: object = False, key: str = "sweep_dir") -> Path:
     Raises:
         InputError: nothing can be written there.
     """
+    unguard(folder)  # it may have been made anew since
     try:
         with opened(register(folder)) as root:
             identity = read_identity(root)

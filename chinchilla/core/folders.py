@@ -220,13 +220,16 @@ _guards: dict[Path, Guard] = {}
 def register(root: Path, identity: str = "", stop: object = False) -> Path:
     """Guard `root` in this process from now on; returns its path without links.
 
-    With an empty `identity`, writers do not follow links below the folder, and do not wait for it.
+    With an empty `identity`, writers do not follow links below the folder, and do not wait for it; a folder
+    that is guarded already stays so.
     """
     resolved = root.resolve()
     known = _guards.get(resolved)
-    made = known if known and known.identity == identity else Guard(resolved, identity, stop)
-    made.stop = stop
-    _guards[resolved] = _guards[Path(os.path.abspath(root))] = made
+    if known is None or identity not in ("", known.identity):
+        known = Guard(resolved, identity, stop)
+    if identity:
+        known.stop = stop
+    _guards[resolved] = _guards[Path(os.path.abspath(root))] = known
     return resolved
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
-from chinchilla.core.files import write_text
+from chinchilla.core.files import make_dirs, write_text
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import fit_warnings
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -71,7 +71,7 @@ def write_report(
     Returns:
         The path of report.html.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_dirs(out_dir)
     points = None
     if finals is not None and finals.has_curves:
         points, finals = finals, finals.finals()

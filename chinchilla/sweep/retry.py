@@ -7,6 +7,7 @@ from pathlib import Path
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
 from chinchilla.core.files import rename
+from chinchilla.core.folders import register
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.preflight import worker_name
@@ -61,6 +62,7 @@ def retry(
     Raises:
         InputError: no such run, or a named run has not failed.
     """
+    register(sweep_dir)
     statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
     states = {s.run_id: state_of(run_dir_of(sweep_dir, s)) for s in specs}

@@ -20,6 +20,7 @@ from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import make_dirs, touch, write_json, write_text
+from chinchilla.core.folders import register
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
@@ -310,6 +311,7 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
     """
     if not (sweep_dir / "slurm").is_dir():
         return {"job_ids": [], "n_jobs": 0}
+    register(sweep_dir)
     with launch_lock(sweep_dir):
         hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
         # A record of another user may contain the comment of any of this user's jobs.
