@@ -120,12 +120,16 @@ def file_system_now(folder: Path) -> float:
 def _modified(path: Path) -> float:
     """Time of the last change of `path`; 0 if it does not exist."""
     try:
-        with open(path, "rb") as f:  # open() asks an NFS server; stat() alone may be a minute old
-            return os.fstat(f.fileno()).st_mtime
+        # open() asks an NFS server; stat() alone may be a minute old. It must not wait for a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0.0
-    except IsADirectoryError:
-        return path.stat().st_mtime
+    except OSError:  # a link, or not readable
+        return os.lstat(path).st_mtime
+    try:
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:

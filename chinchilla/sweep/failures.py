@@ -89,7 +89,7 @@ def n_attempts(run_dir: Path) -> int:
     """Number of failed attempts at this run."""
     try:
         return sum(name.endswith(".json") for name in os.listdir(run_dir / "attempts"))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return 0
 
 

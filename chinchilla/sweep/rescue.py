@@ -8,9 +8,10 @@ starts where the folder can be seen publishes them, under a claim, so that no re
 
 import contextlib
 import dataclasses
-import json
+import errno
 import logging
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -19,22 +20,31 @@ from pathlib import Path
 
 from chinchilla.core import folders
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.files import remove, write_json
+from chinchilla.core.files import atomic_write, remove, write_json
 from chinchilla.core.folders import FolderGone, guard_of
 from chinchilla.core.reading import read_json
-from chinchilla.plan.records import Curve, RunResult
+from chinchilla.plan.records import RunResult
 from chinchilla.plan.unwritten import curve_of, forget
 from chinchilla.sweep.claims import Claim, acquire
+from chinchilla.sweep.failures import failure_kind
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.run_files import has_result, mark_ended, planned_specs, run_dir_of
 from chinchilla.sweep.signals import Stop
 
 RECORD = "rescue.json"  # of which run and sweep the result is
+CURVE = "curve.npz"
 log = logging.getLogger("chinchilla.sweep")
 
 
 class Rescued(Exception):
-    """The result was written to a rescue folder; the message says where and why."""
+    """The result was written to a rescue folder; the message says where and why.
+
+    `of_one_run`: the cause lies in the folder of the run, so that other runs can be trained.
+    """
+
+    def __init__(self, message: str, of_one_run: bool) -> None:
+        super().__init__(message)
+        self.of_one_run = of_one_run
 
 
 def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
@@ -48,6 +58,7 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
         OSError: it could not be written anywhere.
     """
     failure: OSError | None = None
+    temporary = True
     deadline = time.monotonic() + folders.WAIT_SECONDS
     while True:
         try:
@@ -61,10 +72,11 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
             break  # possibly the claim of an attempt before, whose answer was an error
         except OSError as error:
             first, failure = failure is None, error
-            # A folder that is gone has been waited for. A deleted run does not come back.
-            if isinstance(error, FolderGone | FileNotFoundError) or stop:
+            temporary = failure_kind(error) in ("disk", "files") or error.errno == errno.EIO
+            # A folder that is gone has been waited for.
+            if isinstance(error, FolderGone) or not temporary:
                 break
-            if time.monotonic() > deadline:
+            if stop or time.monotonic() > deadline:
                 break
             if first:
                 text = f"the result of {result.spec.run_id} cannot be written ({one_line(error)})"
@@ -75,7 +87,8 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
     raise Rescued(
         f"the result of {result.spec.run_id} cannot be written to {claim.run_dir} "
         f"({failure.strerror or failure}). It is kept in {folder}, from where the next worker "
-        "of this sweep publishes it: launch again when the sweep's folder is writable."
+        "of this sweep publishes it: launch again when that is possible.",
+        of_one_run=not temporary,
     )
 
 
@@ -108,13 +121,14 @@ def _keep(run_dir: Path, result: RunResult) -> Path:
             problem = error
             continue
         try:
-            curve = curve_of(run_dir)
-            if curve is None:
-                with contextlib.suppress(InputError):
-                    curve = Curve.load(run_dir)
-            if curve:
-                curve.save(folder)
-            write_json(folder / "result.json", dataclasses.asdict(result))
+            run = folder / result.spec.run_id
+            run.mkdir()
+            if curve := curve_of(run_dir):
+                curve.save(run)
+            else:
+                with contextlib.suppress(OSError):  # gone with the folder of the sweep
+                    shutil.copyfile(run_dir / CURVE, run / CURVE)
+            result.save(run)
             write_json(folder / RECORD, record)  # last: without it, the folder is ignored
             return folder
         except OSError as error:
@@ -162,18 +176,20 @@ def bring_back(sweep_dir: Path) -> None:
 
 def _bring_back(folder: Path, run_dir: Path, run_id: str) -> bool:
     """Publish one result; whether its folder is no longer needed."""
-    result = RunResult.load(folder)
+    kept = folder / run_id
+    result = RunResult.load(kept)
     if result.spec.run_id != run_id:
-        raise InputError(f"{folder / 'result.json'} is of {result.spec.run_id}, not {run_id}.")
+        raise InputError(f"{kept / 'result.json'} is of {result.spec.run_id}, not {run_id}.")
     claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:  # another worker trains it again
         return has_result(run_dir)
     try:
         if has_result(run_dir):
             return True
-        if (folder / "curve.npz").exists():
-            Curve.load(folder).save(run_dir)
-        done = claim.publish("result.json", json.loads((folder / "result.json").read_text()))
+        if (kept / CURVE).exists():
+            with atomic_write(run_dir / CURVE, "wb") as f:
+                f.write((kept / CURVE).read_bytes())
+        done = claim.publish("result.json", dataclasses.asdict(result))
         log.info("published the result of %s from %s", run_id, folder)
         return done
     finally:

@@ -13,6 +13,7 @@ an older copy of runs/. The next launch removes it, and so does a worker that fi
 """
 
 import errno
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from chinchilla.core.errors import os_error_message
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import (
     STALE_SECONDS,
@@ -48,6 +50,7 @@ from chinchilla.sweep.run_order import RunOrder, should_wait
 N_CHECKED = 6  # runs in training that are examined for each claim
 N_MORE = 64  # the same if there is nothing else to claim
 WAIT_SECONDS = 5.0  # between attempts to claim while a holder is silent
+log = logging.getLogger("chinchilla.sweep")
 
 
 class _Open(NamedTuple):
@@ -112,6 +115,13 @@ class RunQueue:
                 return self.claim_next(width)
         return None, look.silent
 
+    def leave_out(self, spec: RunSpec, error: OSError) -> None:
+        """Leave out a run whose folder cannot be used; other errors are raised."""
+        if error.errno not in (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise error
+        log.warning("%s is left out: %s", spec.run_id, os_error_message(error))
+        self.skipped.add(spec.run_id)
+
     def _order_of_plan(self) -> RunOrder:
         """The plan in order, read again if the file has changed."""
         about = os.stat(self.sweep_dir / "plan.jsonl")
@@ -153,17 +163,21 @@ class RunQueue:
             siblings = look.in_training(spec)
             if siblings and should_wait(spec, stable_phase_step(self.sweep_dir, spec), siblings):
                 return None
-        claim = acquire(
-            run_dir,
-            self.name,
-            step=step,
-            stalls=count_stalls(run_dir, status.record if status else None, step),
-            now=look.now,
-            stale_seconds=self.stale_seconds,
-            count_workers=self._n_in_training,
-            n_workers=look.found.n_workers,
-            fresh=status is None,
-        )
+        try:
+            claim = acquire(
+                run_dir,
+                self.name,
+                step=step,
+                stalls=count_stalls(run_dir, status.record if status else None, step),
+                now=look.now,
+                stale_seconds=self.stale_seconds,
+                count_workers=self._n_in_training,
+                n_workers=look.found.n_workers,
+                fresh=status is None,
+            )
+        except OSError as error:
+            self.leave_out(spec, error)
+            return None
         if claim and has_result(run_dir):  # finished between listing and claiming
             claim.release()
             mark_ended(run_dir)
@@ -211,8 +225,9 @@ class _Look:
         try:
             names = os.listdir(run_dir)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
+            if error.errno not in (errno.ENOENT, errno.ESTALE) or os.path.islink(run_dir):
+                self.queue.leave_out(spec, error)
+                return None
             self.found.fresh.append(spec)  # the folder was removed
             self.found.begun.remove(spec)
             return None

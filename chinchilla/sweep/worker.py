@@ -136,7 +136,7 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
-        self.refused: dict[Path, str] = {}  # folders of runs without the memory here, and why
+        self.refused: dict[Path, str] = {}  # folders of runs that cannot be trained here, and why
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
@@ -177,10 +177,13 @@ class Worker:
         if claimed is not None:
             spec, claim = claimed
             try:
-                self.train_claimed(spec, claim)
-            finally:
-                claim.release()
-                mark_ended(claim.run_dir)
+                try:
+                    self.train_claimed(spec, claim)
+                finally:
+                    claim.release()
+                    mark_ended(claim.run_dir)
+            except OSError as error:
+                self.queue.leave_out(spec, error)
             if "torch" in sys.modules:
                 from chinchilla.train.device import give_memory_back
 
@@ -256,7 +259,12 @@ class Worker:
         try:
             published = publish(claim, result, self.stop)
         except Rescued as error:
-            self.summary.cannot_train = one_line(error)
+            log.warning("%s", error)
+            if error.of_one_run:
+                self.queue.skipped.add(spec.run_id)
+                self.refused[run_dir] = one_line(error)
+            else:
+                self.summary.cannot_train = one_line(error)
             return
         if published:
             if result.status == "finished" and runtime.keep_checkpoints == "none":

@@ -139,8 +139,8 @@ def test_a_curve_that_was_written_before_is_rescued_too(sweep: Path, spec, tmp_p
         claims.create_once = real
     [folder] = kept(tmp_path)
     assert "No space left on device" in summary.cannot_train
-    assert len(Curve.load(folder).loss) == spec.steps
-    assert json.loads((folder / "result.json").read_text())["final_loss"] == 3.0
+    assert len(Curve.load(folder / spec.run_id).loss) == spec.steps
+    assert json.loads((folder / spec.run_id / "result.json").read_text())["final_loss"] == 3.0
 
 
 def test_a_full_disk_is_tried_again(sweep: Path, spec, tmp_path: Path, monkeypatch):
@@ -280,9 +280,9 @@ def test_what_another_user_may_have_written_is_not_published(sweep: Path, spec, 
         folder.symlink_to(sweep.parent / "elsewhere")
     elif harm == "another run":
         other = asdict(make_result(replace(spec, seed=7)))
-        (folder / "result.json").write_text(json.dumps(other))
+        (folder / spec.run_id / "result.json").write_text(json.dumps(other))
     else:
-        (folder / "result.json").write_text("{")
+        (folder / spec.run_id / "result.json").write_text("{")
     rescue.bring_back(sweep)
     assert not has_result(run_dir_of(sweep, spec))
     assert folder.exists()
