@@ -121,10 +121,10 @@ def _modified(path: Path) -> float:
     """Time of the last change of `path`; 0 if it does not exist."""
     try:
         # open() asks an NFS server; stat() alone may be a minute old. It must not wait for a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0.0
-    except OSError:  # a link, or not readable
+    except OSError:  # not readable
         return os.lstat(path).st_mtime
     try:
         return os.fstat(fd).st_mtime
