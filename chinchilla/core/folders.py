@@ -11,7 +11,9 @@ deleted folder to the next one. A copy or a restored backup counts as the same f
 
 import contextlib
 import errno
+import grp
 import os
+import pwd
 import stat
 import time
 from collections.abc import Iterator
@@ -243,6 +245,26 @@ def guard_of(path: Path) -> Guard | None:
     """The innermost guard of a path."""
     path = Path(os.path.abspath(path))
     return next((_guards[p] for p in (path, *path.parents) if p in _guards), None)
+
+
+def others_may_write(folder: Path) -> bool:
+    """Whether a group, other than that of this user alone, or everybody may write to a folder."""
+    about = folder.stat()
+    if about.st_mode & stat.S_IWOTH:
+        return True
+    try:
+        own = grp.getgrgid(about.st_gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        own = False
+    return bool(about.st_mode & stat.S_IWGRP) and not own
+
+
+def state_folder() -> Path:
+    """Folder of this user for what must be kept: $XDG_STATE_HOME/chinchilla."""
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+        / "chinchilla"
+    )
 
 
 def wait_for_folder(path: Path, wait: bool = True) -> None:

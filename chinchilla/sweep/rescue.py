@@ -94,8 +94,7 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
 
 def _places() -> list[Path]:
     """Where rescue folders are made, in the order of preference."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return [Path(state) / "chinchilla" / "rescue", Path(tempfile.gettempdir())]
+    return [folders.state_folder() / "rescue", Path(tempfile.gettempdir())]
 
 
 def _prefix() -> str:

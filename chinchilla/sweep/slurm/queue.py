@@ -17,6 +17,7 @@ from pathlib import Path
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
+from chinchilla.core.folders import state_folder
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import read_json
 from chinchilla.sweep.claims import file_system_now
@@ -158,6 +159,16 @@ class JobArray:
                 "the sweep's folder."
             ) from None
         return array
+
+
+def private_logs(folder: Path) -> Path:
+    """Where the logs of an array are if others may write to its sweep: Slurm follows links to them."""
+    return state_folder() / "slurm" / folder.name
+
+
+def job_logs(folder: Path) -> list[Path]:
+    """The logs of an array's jobs."""
+    return sorted(p for place in (folder, private_logs(folder)) for p in place.glob("*_log.out"))
 
 
 def job_arrays(sweep_dir: Path) -> dict[Path, JobArray]:

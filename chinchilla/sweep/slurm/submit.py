@@ -20,7 +20,7 @@ from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import make_dirs, touch, write_json, write_text
-from chinchilla.core.folders import register
+from chinchilla.core.folders import others_may_write, register
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
@@ -252,7 +252,11 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     options = {k: v for k, v in options.items() if v is not None and v is not False}
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
-    log = f"{folder}".replace("%", "%%") + f"/{job}"
+    logs = folder
+    if others_may_write(Path(array.sweep_dir)):
+        logs = queue.private_logs(folder)
+        logs.mkdir(mode=0o700, parents=True)
+    log = f"{logs}".replace("%", "%%") + f"/{job}"
     gpus = None if "gres" in options else cluster.gpus_per_node or None
     executor = submitit.SlurmExecutor(folder="unused")
     executor.update_parameters(
