@@ -181,9 +181,8 @@ class Guard:
             away = now - self.gone_since
             if not wait or self.stop or away >= WAIT_SECONDS:
                 raise FolderGone(
-                    f"the folder {self.root} is not there any more, or is another one "
-                    f"({problem}; waited {away:.0f} s). Nothing is created in its place. Move it back or "
-                    "mount it again, then launch again; if it has another name now, launch with that name.",
+                    f"the folder {self.root} is not there any more, or is another one ({problem}; waited "
+                    f"{away:.0f} s): launch again when it is back, or with its new name",
                     str(self.root),
                 )
             time.sleep(POLL_SECONDS)

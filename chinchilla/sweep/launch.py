@@ -19,7 +19,7 @@ from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainC
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import guard, writable_dir
-from chinchilla.core.folders import is_gone, unguard
+from chinchilla.core.folders import FolderGone, unguard, wait_for_folder
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
@@ -27,6 +27,7 @@ from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
+from chinchilla.sweep.rescue import kept_text
 from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import (
     correct_marks,
@@ -139,11 +140,10 @@ def launch(
                     errors += workers.errors()
         finally:
             wait_for_mirrors()
-    if is_gone(sweep_dir):
-        for line in errors or [
-            f"{sweep_dir} is not there any more: move it back, and launch again."
-        ]:
-            print_error(line)
+    try:
+        wait_for_folder(sweep_dir, wait=False)
+    except FolderGone as error:  # with the logs of its workers
+        print_error(f"{error.strerror}. {kept_text(sweep_dir)}".strip())
         return EXIT_FAILED
     status = sweep_status(sweep_dir, only=only)
     _print_status(command, status, errors, sweep_dir)

@@ -158,6 +158,12 @@ def rescued(sweep_dir: Path) -> Iterator[tuple[Path, str]]:
                 yield folder, str(record.get("run_id"))
 
 
+def kept_text(sweep_dir: Path) -> str:
+    """Where results of a sweep are kept that could not be written to it; "" if there are none."""
+    kept = [str(folder) for folder, _ in rescued(sweep_dir)]
+    return f"The next launch publishes the results kept in {', '.join(kept)}." if kept else ""
+
+
 def bring_back(sweep_dir: Path) -> None:
     """Publish the results of a sweep that could not be written to it before; problems are logged."""
     found = list(rescued(sweep_dir))
@@ -165,6 +171,8 @@ def bring_back(sweep_dir: Path) -> None:
     for folder, run_id in found:
         if run_id not in specs:
             log.warning("%s holds a result of %s, which is not in the plan", folder, run_id)
+            continue
+        if not folder.exists():  # another worker was faster
             continue
         try:
             if _bring_back(folder, run_dir_of(sweep_dir, specs[run_id]), run_id):

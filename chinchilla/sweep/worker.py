@@ -158,7 +158,7 @@ class Worker:
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
             except FolderGone as error:
-                summary.cannot_train = summary.cannot_train or one_line(error.strerror or "")
+                summary.cannot_train = summary.cannot_train or one_line(f"{error.strerror}.")
             except OSError as error:
                 if (kind := failure_kind(error)) not in ("disk", "files"):
                     raise
@@ -259,8 +259,8 @@ class Worker:
         try:
             published = publish(claim, result, self.stop)
         except Rescued as error:
-            log.warning("%s", error)
             if error.of_one_run:
+                log.warning("%s", error)
                 self.queue.skipped.add(spec.run_id)
                 self.refused[run_dir] = one_line(error)
             else:

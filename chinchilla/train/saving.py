@@ -124,10 +124,8 @@ class Saving:
             self.saved_step = -1  # nothing is saved
             waited = problem.startswith("FolderGone") or time.monotonic() > deadline
             if any(group.any_rank(waited or should_stop())):
-                text = (
-                    f"warning: the last checkpoint of {self.folder} cannot be written ({problem})"
-                )
-                print_message(f"{one_line(text)}; the result does not need it.", file=sys.stderr)
+                text = f"warning: the last checkpoint in {self.folder} cannot be written"
+                print_message(f"{text} ({one_line(problem)}).", file=sys.stderr)
                 return True
             time.sleep(folders.POLL_SECONDS)
 

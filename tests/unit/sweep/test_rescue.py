@@ -225,7 +225,9 @@ def test_a_launcher_without_its_folder_ends_with_one_line(sweep: Path, spec, cap
     code = launch(command(), [spec], sweep, sweep, train=train_and(lambda: move_away(sweep)))
     assert code == 1
     printed = capsys.readouterr().err.splitlines()
-    assert len([line for line in printed if "is not there any more" in line]) == 1
+    [line] = [line for line in printed if "is not there any more" in line]
+    [(folder, _)] = rescue.rescued(sweep)
+    assert str(folder) in line
     assert not sweep.exists()
 
 
