@@ -3,6 +3,7 @@
 sweep_dir/
     plan.jsonl                  every run of the sweep
     runtime.json                how its workers execute runs (runtime.*), and the token folder
+    .folder-id                  random number by which the folder is recognized (`core.folders`)
     launch/                     claim of a launcher at work
     slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
     workers/                    logs of local workers
