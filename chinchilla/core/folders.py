@@ -188,7 +188,8 @@ class Guard:
             time.sleep(POLL_SECONDS)
 
     def _open(self) -> Folder:
-        fd = os.open(self.root, _DIRECTORY | os.O_NOFOLLOW)
+        # A person may move the folder and leave a link; the identity shows that it leads there.
+        fd = os.open(self.root, _DIRECTORY | (0 if self.identity else os.O_NOFOLLOW))
         try:
             about = os.fstat(fd)
             shared = about.st_gid if about.st_mode & stat.S_IWGRP else None

@@ -132,6 +132,20 @@ def test_a_link_to_the_folder_itself_is_followed(sweep: Path):
     assert (sweep / "x").read_text() == "text"
 
 
+def test_a_folder_may_be_moved_and_linked_while_it_is_used(sweep: Path):
+    away = sweep.with_name("away")
+    sweep.rename(away)
+    sweep.symlink_to(away)
+    write_text(sweep / "x", "text")
+    assert (away / "x").read_text() == "text"
+
+
+def linked_elsewhere(sweep: Path) -> None:
+    """Another user can make the link, but no file with the identity in what belongs to others."""
+    sweep.rename(sweep.with_name("renamed"))
+    sweep.symlink_to(sweep.parent / "home")
+
+
 def removed(sweep: Path) -> None:
     shutil.rmtree(sweep)
 
@@ -154,7 +168,7 @@ def renamed(sweep: Path) -> None:
 
 
 @each_writer
-@pytest.mark.parametrize("lose", [removed, recreated, replaced, renamed])
+@pytest.mark.parametrize("lose", [removed, recreated, replaced, renamed, linked_elsewhere])
 def test_a_lost_folder_is_not_created_again(sweep: Path, briefly, write, lose):
     lose(sweep)
     before = tree(sweep) if sweep.exists() else {}
