@@ -50,6 +50,11 @@ from chinchilla.sweep.run_order import RunOrder, should_wait
 N_CHECKED = 6  # runs in training that are examined for each claim
 N_MORE = 64  # the same if there is nothing else to claim
 WAIT_SECONDS = 5.0  # between attempts to claim while a holder is silent
+# What is in the way in the folder of a run: a link, a folder, a file of another user, or nothing.
+_OF_ONE_RUN = (
+    *(errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.EACCES, errno.EPERM, errno.ENXIO),
+)
 log = logging.getLogger("chinchilla.sweep")
 
 
@@ -117,7 +122,7 @@ class RunQueue:
 
     def leave_out(self, spec: RunSpec, error: OSError) -> None:
         """Leave out a run whose folder cannot be used; other errors are raised."""
-        if error.errno not in (errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if error.errno not in _OF_ONE_RUN:
             raise error
         log.warning("%s is left out: %s", spec.run_id, os_error_message(error))
         self.skipped.add(spec.run_id)
