@@ -13,6 +13,7 @@ from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, SweepRuns, fits_of, shell_word, sweep_runs
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files import pretty_json, writable_dir
+from chinchilla.core.folders import register
 from chinchilla.core.reading import TEXT_BYTES, read_json, read_text, sha256_file
 from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
@@ -33,6 +34,7 @@ def fit(command: config.FitCommand) -> int:
     out_dir = Path(command.out_dir) if command.out_dir else None
     if command.sweep_dir and out_dir is None:
         out_dir = Path(command.sweep_dir) / "fits"
+        register(Path(command.sweep_dir))
     if out_dir is not None:
         _refuse_older_fits(out_dir / FILE)
     if command.minima:
@@ -175,6 +177,8 @@ def _points_along(
 def diagnose(command: config.DiagnoseCommand) -> int:
     """Run every diagnostic on the fits of a folder, write diagnostics.json beside them, print them."""
     file, sweep_dir = fits_of(command.fits, command.sweep_dir)
+    if sweep_dir is not None:
+        register(sweep_dir)
     fits = FitResults.load(file)
     shapes = {}
     if sweep_dir is not None:
@@ -205,6 +209,8 @@ def report(command: config.ReportCommand) -> int:
     from chinchilla.report.page import write_report
 
     file, sweep_dir = fits_of(command.fits, command.sweep_dir)
+    if sweep_dir is not None:
+        register(sweep_dir)
     fits_dir = file.parent
     base = sweep_dir or fits_dir
     fits = FitResults.load(file)

@@ -10,6 +10,7 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import EXIT_FAILED, EXIT_OK, InputError, one_line
 from chinchilla.core.files import clean_leftovers
+from chinchilla.core.folders import register
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 
@@ -26,6 +27,7 @@ def sync(command: config.SyncCommand) -> int:
     from chinchilla.tracking.mirror import Target, read_metrics, synced
 
     sweep_dir = Path(command.sweep_dir)
+    register(sweep_dir)
     specs = find_runs(sweep_dir, command.runs) if command.runs else planned_specs(sweep_dir)
     target = Target(command.to, command.wandb_project, command.wandb)
     sent: dict[str, int] = {}  # run id -> lines

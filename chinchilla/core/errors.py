@@ -161,6 +161,7 @@ def error_summary(error: BaseException) -> str:
 _OS_ADVICE = {
     errno.ENOSPC: "Free space on that disk",
     errno.EDQUOT: "Free space within the quota",
+    errno.ELOOP: "Replace the link by a folder or file of its own",
     errno.EMFILE: "Raise the limit on open files (ulimit -n)",
 }
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chinchilla.core.errors import InputError
+from chinchilla.core.folders import ID_FILE, Folder, opened, read_identity, register, unguard
 
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 # What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
@@ -31,27 +32,18 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
 
 def fsync_dir(path: Path) -> None:
-    """Sync a folder, so that renames in it survive a power failure.
-
-    Some file systems (older CIFS, some FUSE) cannot sync a folder and answer EINVAL. They decide
-    themselves when a rename becomes durable, so that answer is ignored.
-    """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(fd)
+    """Sync a folder, so that renames in it survive a power failure."""
+    with opened(path) as folder:
+        folder.sync()
 
 
 def make_dirs(path: Path) -> None:
-    """Create a folder and its parents, each synced so that it survives a power failure."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        fsync_dir(folder.parent)
+    """Create a folder and its parents, each synced so that it survives a power failure.
+
+    Neither a guarded folder (`core.folders`) nor its parents are created.
+    """
+    with opened(path, create=True):
+        pass
 
 
 @functools.cache
@@ -118,33 +110,97 @@ def _last_change(path: Path) -> float:
     return max(p.lstat().st_mtime for p in (path, *children))
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, missing_ok: bool = False) -> None:
     """Delete a file, a link (not its target), or a folder with its contents."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    try:
+        with opened(path.parent) as folder:
+            if folder.is_dir(path.name):
+                shutil.rmtree(path.name, dir_fd=folder.fd)
+            else:
+                os.unlink(path.name, dir_fd=folder.fd)
+    except OSError as error:
+        if not (missing_ok and isinstance(error, FileNotFoundError)):
+            _name(error, path)
+            raise
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename a file or a folder; an existing file, or an empty folder, is replaced."""
+    try:
+        with opened(old.parent) as a, opened(new.parent) as b:
+            os.rename(old.name, new.name, src_dir_fd=a.fd, dst_dir_fd=b.fd)
+    except OSError as error:
+        _name(error, new)
+        raise
+
+
+def touch(path: Path, wait: bool = True) -> None:
+    """Set the time of a file to now; create it if it is missing."""
+    with opened(path.parent, wait=wait) as folder:
+        fd = folder.open(path.name, os.O_WRONLY)
+        try:
+            os.utime(fd)
+        finally:
+            os.close(fd)
+
+
+def create_file(path: Path) -> int:
+    """Create a file that must not exist; returns its descriptor."""
+    with opened(path.parent) as folder:
+        return folder.create(path.name)
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a file to append to it; anything but a regular file with one name is replaced."""
+    with opened(path.parent, create=True) as folder:
+        return open(folder.open(path.name, os.O_WRONLY | os.O_APPEND), "ab")
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Give an error the path that it is about: those of `os` know a name in a folder, or none."""
+    if not error.filename or not os.path.isabs(error.filename):
+        error.filename = str(path)
 
 
 @contextmanager
-def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file that replaces `path` when the block ends without an error."""
-    if path.is_dir():  # fail before the block runs, with the right name
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    temporary = temporary_path(path)
+def atomic_write(
+    path: Path, mode: str = "w", *, sync: bool = True, wait: bool = True, keep_open: bool = False
+) -> Iterator[IO[Any]]:
+    """Open a temporary file that replaces `path` when the block ends without an error.
+
+    Args:
+        path: the file to write.
+        mode: w or wb.
+        sync: sync the file and its folder. Without, a power failure may leave an incomplete file.
+        wait: wait for a guarded folder that is not there (`core.folders`).
+        keep_open: do not close the file, so that more can be appended to what has been renamed.
+    """
+    temporary = temporary_path(path).name
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with open(temporary, mode, **text) as f:  # type: ignore[call-overload]
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        fsync_dir(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a write to a full disk has no name
+        with opened(path.parent, wait=wait) as folder:
+            if folder.is_dir(path.name):  # fail before the block runs, with the right name
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+            f = open(folder.create(temporary), mode, **text)  # type: ignore[call-overload]  # noqa: SIM115
+            try:
+                yield f
+                f.flush()
+                if sync:
+                    os.fsync(f.fileno())
+                if not keep_open:
+                    f.close()
+                os.replace(temporary, path.name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+                if sync:
+                    folder.sync()
+            except BaseException:
+                with contextlib.suppress(OSError):  # of a full disk, again
+                    f.close()
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder.fd)
+                raise
+    except OSError as error:  # a write to a full disk has no name
+        _name(error, path)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def create_once(path: Path, text: str) -> bool:
@@ -157,46 +213,50 @@ def create_once(path: Path, text: str) -> bool:
     Returns:
         Whether this call created the file; False if it exists.
     """
-    temporary = temporary_path(path)
+    temporary, name = temporary_path(path).name, path.name
     try:
-        _write_synced(temporary, text)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            # After a lost reply, an NFS client repeats the request and finds its own link.
-            if os.stat(temporary).st_nlink != 2:
-                return False
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS:
-                raise
+        with opened(path.parent) as folder:
             try:
-                _write_synced(path, text)
-            except FileExistsError:
-                return False
-        fsync_dir(path.parent)
-        return True
+                _write_synced(folder, temporary, text)
+                try:
+                    os.link(temporary, name, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+                except FileExistsError:
+                    # After a lost reply, an NFS client repeats the request and finds its own link.
+                    if os.stat(temporary, dir_fd=folder.fd).st_nlink != 2:
+                        return False
+                except OSError as error:
+                    if error.errno not in NO_HARD_LINKS:
+                        raise
+                    try:
+                        _write_synced(folder, name, text)
+                    except FileExistsError:
+                        return False
+                folder.sync()
+                return True
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder.fd)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        _name(error, path)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _write_synced(path: Path, text: str) -> None:
+def _write_synced(folder: Folder, name: str, text: str) -> None:
     """Create a file and write it; a file that cannot be written completely is removed."""
-    with open(path, "x", encoding="utf-8") as f:
+    with open(folder.create(name), "w", encoding="utf-8") as f:
         try:
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
         except OSError:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder.fd)
             raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` atomically."""
-    with atomic_write(path) as f:
+def write_text(path: Path, text: str, *, sync: bool = True, wait: bool = True) -> None:
+    """Replace `path` by `text` atomically; `sync` and `wait` as of `atomic_write`."""
+    with atomic_write(path, sync=sync, wait=wait) as f:
         f.write(text)
 
 
@@ -224,13 +284,42 @@ def writable_dir(path: Path, key: str) -> Path:
     Raises:
         InputError: naming the setting `key` that gave the folder.
     """
-    probe = temporary_path(path / "write-test")
+    probe = temporary_path(path / "write-test").name
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with opened(path, create=True) as folder:
+            os.close(folder.create(probe))
+            os.unlink(probe, dir_fd=folder.fd)
     except OSError as error:
         raise InputError(
             f"{key}={path} is not a writable folder ({error.strerror}). Choose another {key}."
         ) from None
     return path
+
+
+def guard(folder: Path, stop: object = False, key: str = "sweep_dir") -> Path:
+    """Register the folder of a sweep in this process, see `core.folders`; it gets an identity if it has none.
+
+    Args:
+        folder: it exists.
+        stop: if true (in the sense of `bool`), nothing waits for a folder that has disappeared.
+        key: the setting that gave the folder, for messages.
+
+    Returns:
+        Its path without links.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    unguard(folder)  # it may have been made anew since
+    try:
+        with opened(register(folder)) as root:
+            identity = read_identity(root)
+        if not identity:
+            create_once(folder / ID_FILE, f"{uuid.uuid4().hex}\n")
+            with opened(folder) as root:
+                identity = read_identity(root)
+    except OSError as error:
+        raise InputError(
+            f"{key}={folder} is not a writable folder ({error.strerror}). Choose another {key}."
+        ) from None
+    return register(folder, identity, stop)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +20,7 @@ from chinchilla.core.errors import (
     error_summary,
     os_error_message,
 )
+from chinchilla.core.folders import opened
 from chinchilla.core.terminal import OutputError, print_error
 
 _FOLDER = "traceback_folder"  # attribute of an exception, set by `tracebacks_in`
@@ -92,12 +94,14 @@ def _report(error: BaseException) -> str:
     summary = f"{error_summary(error).rstrip('.')}: an error of this program or of a library"
     temporary = Path(tempfile.gettempdir())
     for folder in (getattr(error, _FOLDER, temporary), temporary):
+        name = f"error-{uuid.uuid4().hex[:8]}.log"
         with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)  # not its parents
-            number, name = tempfile.mkstemp(".log", "error-", folder)  # follows no link
+            os.stat(folder.parent)  # is not created
+            with opened(folder, create=True, wait=False) as place:
+                number = place.create(name)
             with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
-            return f"{summary}. The traceback is in {name}."
+            return f"{summary}. The traceback is in {folder / name}."
     return f"{summary}. Its traceback could not be written."
 
 

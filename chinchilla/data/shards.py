@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from chinchilla.core.errors import DataError
+from chinchilla.core.files import create_file, remove
 from chinchilla.core.reading import open_regular, sha256_file
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
 
@@ -44,7 +45,8 @@ class ShardWriter:
         self.bytes += n_bytes
         while len(tokens):
             if self._file is None:
-                self._file = open(self._next_path(), "wb")  # noqa: SIM115
+                remove(self._next_path(), missing_ok=True)  # of an interrupted preparation
+                self._file = open(create_file(self._next_path()), "wb")  # noqa: SIM115
                 self._file.seek(HEADER_BYTES)
                 self._room, self._ends = self.shard_tokens, []
             part, tokens = tokens[: self._room], tokens[self._room :]

@@ -19,7 +19,7 @@ import numpy as np
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError, Refusal, nearest_path
-from chinchilla.core.files import clean_leftovers, write_json
+from chinchilla.core.files import clean_leftovers, make_dirs, write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
@@ -267,7 +267,7 @@ class FitResults:
         """Write frontier.json to a path that ends in .json, or a folder with it and observations.csv."""
         path, data = Path(path), self.data
         if path.suffix != ".json":
-            path.mkdir(parents=True, exist_ok=True)
+            make_dirs(path)
             clean_leftovers(path)
             self.observations().save(path / RUNS)
             data = {**data, "observations_sha256": sha256_file(path / RUNS)}

@@ -303,13 +303,21 @@ class Curve:
     validation_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def save(self, run_dir: Path) -> dict[str, Any]:
-        """Write curve.npz; returns the fields by which the run's RunResult names it."""
+        """Write curve.npz; returns `named()`."""
+        with atomic_write(run_dir / "curve.npz", "wb") as f:
+            f.write(self._packed)
+        return self.named()
+
+    def named(self) -> dict[str, Any]:
+        """The fields by which the run's RunResult names the file."""
+        digest = hashlib.sha256(self._packed).hexdigest()
+        return {"curve_sha256": digest, "curve_bytes": len(self._packed)}
+
+    @functools.cached_property
+    def _packed(self) -> bytes:
         packed = io.BytesIO()
         np.savez_compressed(packed, **dataclasses.asdict(self))
-        data = packed.getvalue()
-        with atomic_write(run_dir / "curve.npz", "wb") as f:
-            f.write(data)
-        return {"curve_sha256": hashlib.sha256(data).hexdigest(), "curve_bytes": len(data)}
+        return packed.getvalue()
 
     @classmethod
     def load(cls, run_dir: Path, sha256: str = "") -> "Curve":

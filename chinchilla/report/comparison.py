@@ -5,6 +5,7 @@ from pathlib import Path
 
 from chinchilla.config import APPROACHES
 from chinchilla.core import paper
+from chinchilla.core.files import make_dirs
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
 from chinchilla.decide.compare import NOT_REQUESTED, VERDICTS, Comparison, Side
@@ -107,6 +108,6 @@ def save_figure_of(sides: Sequence[Side], folder: Path) -> Path | None:
     figure = isoflop_curves_side_by_side(panels, known if len(known) == len(sides) else None)
     if figure is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
+    make_dirs(folder)
     save_figure(figure, folder, FIGURE)
     return folder / f"{FIGURE}.png"

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
-from chinchilla.core.files import clean_leftovers
+from chinchilla.core.files import clean_leftovers, make_dirs, remove
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
@@ -46,12 +46,12 @@ class Drawing:
 
 def saved(folder: Path, drawings: Sequence[Drawing]) -> list[Drawing]:
     """The drawings that have a figure, written to `folder`; files of the others are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_dirs(folder)
     clean_leftovers(folder)
     for d in drawings:
         if d.figure is None:
             for suffix in ("png", "svg"):
-                (folder / f"{d.name}.{suffix}").unlink(missing_ok=True)
+                remove(folder / f"{d.name}.{suffix}", missing_ok=True)
         else:
             svg = base64.b64encode(save_figure(d.figure, folder, d.name)).decode("ascii")
             d.src = f"data:image/svg+xml;base64,{svg}"

@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
 from chinchilla.core.errors import clean
-from chinchilla.core.files import clean_leftovers, write_text
+from chinchilla.core.files import clean_leftovers, make_dirs, write_text
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import fit_warnings
@@ -75,7 +75,7 @@ def write_report(
     Returns:
         The path of report.html.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_dirs(out_dir)
     clean_leftovers(out_dir)
     points = None
     if finals is not None and finals.has_curves:

@@ -30,14 +30,15 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import (
     clean_leftovers,
     create_once,
-    fsync_dir,
-    make_dirs,
     pretty_json,
     process_start,
     process_table,
+    rename,
     temporary_path,
+    touch,
     write_text,
 )
+from chinchilla.core.folders import opened
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import open_regular, read_json
 
@@ -103,15 +104,17 @@ def utc_now() -> str:
 
 def file_system_now(folder: Path) -> float:
     """Time of the file system of `folder`, or of this machine if `folder` is not writable."""
-    probe = temporary_path(folder / "clock")
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        with opened(folder, wait=False) as opened_folder:
+            probe = temporary_path(folder / "clock").name
+            fd = opened_folder.create(probe)
+            try:
+                return os.fstat(fd).st_mtime
+            finally:
+                os.close(fd)
+                os.unlink(probe, dir_fd=opened_folder.fd)
     except OSError:
         return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
 
 
 def _modified(path: Path) -> float:
@@ -134,7 +137,7 @@ def _age(path: Path, now: float) -> float:
     age = now - _modified(path)
     if age < -STALE_SECONDS:
         with contextlib.suppress(OSError):
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
     return age
 
 
@@ -237,7 +240,7 @@ class Claim:
         with contextlib.suppress(OSError):  # a file server may be unavailable for a while
             if not self.still_mine():
                 return False
-            (self.run_dir / "heartbeat").touch()
+            touch(self.run_dir / "heartbeat", wait=False)
             self._n_beats += 1
             if self._count_workers and self._n_beats % REVIEW_BEATS == 0:
                 self._space_out(self._count_workers())
@@ -249,7 +252,7 @@ class Claim:
             if heartbeat_factor(workers) > 1.25 * heartbeat_factor(self.record.workers):
                 record = dataclasses.replace(self.record, workers=workers)
                 path = _claim_path(self.run_dir, record.fence)
-                write_text(path, json.dumps(dataclasses.asdict(record)))
+                write_text(path, json.dumps(dataclasses.asdict(record)), wait=False)
                 self.record = record
 
     def still_mine(self) -> bool:
@@ -289,7 +292,8 @@ class Claim:
                 self.record, released=True, ended=ended, excused=excused
             )
             path = _claim_path(self.run_dir, self.record.fence)
-            write_text(path, json.dumps(dataclasses.asdict(self.record)))
+            with contextlib.suppress(FileNotFoundError):  # the run was deleted
+                write_text(path, json.dumps(dataclasses.asdict(self.record)))
 
 
 def _create(run_dir: Path, record: ClaimRecord) -> bool:
@@ -297,16 +301,9 @@ def _create(run_dir: Path, record: ClaimRecord) -> bool:
 
 
 def _make_run_dir(run_dir: Path) -> bool:
-    """Create the folder of a run; False if it exists. Looks at no other folder if its parent exists."""
-    try:
-        os.mkdir(run_dir)
-    except FileExistsError:
-        return False
-    except FileNotFoundError:
-        make_dirs(run_dir)
-        return True
-    fsync_dir(run_dir.parent)
-    return True
+    """Create the folder of a run; False if it exists."""
+    with opened(run_dir.parent, create=True) as parent:
+        return parent.mkdir(run_dir.name)
 
 
 def acquire(
@@ -370,6 +367,6 @@ def acquire(
     if before and before.damaged:  # its token is superseded, so the file can be renamed
         name = f"claim-{before.fence}.json"
         with contextlib.suppress(OSError):
-            os.replace(run_dir / name, run_dir / f"damaged-{name}")
+            rename(run_dir / name, run_dir / f"damaged-{name}")
         log.warning("%s/%s was damaged and is renamed to damaged-%s", run_dir.name, name, name)
     return Claim(run_dir, record, before, count_workers)

@@ -28,10 +28,10 @@ from chinchilla.core.errors import (
     InputError,
     error_summary,
 )
+from chinchilla.core.files import guard
 from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine
-from chinchilla.sweep.rank_watch import RankWatch
 from chinchilla.sweep.run_files import (
     RunFilter,
     check_code,
@@ -45,6 +45,7 @@ from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
 from chinchilla.train.distributed import PeerError, RankGroup, join
+from chinchilla.train.rank_watch import RankWatch
 
 log = logging.getLogger("chinchilla.sweep")
 
@@ -91,6 +92,7 @@ def work(
                     check_machine(sweep_dir, data_dir, runtime.device, only)
             except Exception as error:
                 raise ranks.failure(error) from None
+            sweep_dir = guard(sweep_dir, stop)
             if ranks.rank:
                 _run_other_rank(ranks, sweep_dir, data_dir, stop)
                 return 0

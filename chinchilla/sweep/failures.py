@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.files import write_json, write_text
+from chinchilla.core.files import make_dirs, write_json, write_text
 from chinchilla.core.json_codec import decode
 from chinchilla.core.provenance import code_here
 from chinchilla.core.reading import read_json
@@ -194,7 +194,7 @@ def record_attempt(
         traceback=text,
     )
     attempts = [*read_attempts(run_dir), attempt]
-    (run_dir / "attempts").mkdir(exist_ok=True)
+    make_dirs(run_dir / "attempts")
     number = max(_attempt_numbers(run_dir), default=0) + 1
     write_json(run_dir / "attempts" / f"{number}.json", sealed(dataclasses.asdict(attempt)))
     if not _is_final(attempts, spec.model.seq_len):

@@ -20,7 +20,8 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files import guard, writable_dir
+from chinchilla.core.folders import FolderGone, unguard, wait_for_folder
 from chinchilla.core.terminal import print_error, print_lines, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.plan_file import save_plan
@@ -31,6 +32,7 @@ from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_a
 from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
+from chinchilla.sweep.rescue import kept_text
 from chinchilla.sweep.retry import make_trainable
 from chinchilla.sweep.run_files import (
     correct_marks,
@@ -144,6 +146,11 @@ def launch(
                     errors += workers.errors()
         finally:
             wait_for_mirrors()
+    try:
+        wait_for_folder(sweep_dir, wait=False)
+    except FolderGone as error:  # with the logs of its workers
+        print_error(f"{error.strerror}. {kept_text(sweep_dir)}".strip())
+        return EXIT_FAILED
     status = sweep_status(sweep_dir, only=only)
     _print_status(command, status, errors, sweep_dir)
     if status.counts["failed"] or status.counts["blocked"]:
@@ -194,7 +201,9 @@ def prepare(
         return found, problem
 
     planned()  # refused before the lock, which is a file in the folder
+    unguard(sweep_dir)
     writable_dir(sweep_dir, "sweep_dir")
+    guard(sweep_dir)
     with launch_lock(sweep_dir):
         repair_sweep(sweep_dir)
         before, problem = planned()

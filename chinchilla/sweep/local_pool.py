@@ -13,6 +13,7 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.config.words import quoted
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
+from chinchilla.core.files import open_log
 from chinchilla.core.reading import read_tail
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.signals import Stop, block_warnings
@@ -65,7 +66,6 @@ class Pool:
         self, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...] = WORKER
     ) -> None:
         self.logs: dict[subprocess.Popen[bytes], Path] = {}
-        (sweep_dir / "workers").mkdir(exist_ok=True)
         for i in range(size.n_workers):
             name = worker_name(i)
             environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
@@ -75,7 +75,7 @@ class Pool:
             command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
             command += [f"threads={size.threads}", f"parent={os.getpid()}"]
             log = sweep_dir / "workers" / f"{name}.log"
-            with open(log, "ab") as f, block_warnings():
+            with open_log(log) as f, block_warnings():
                 process = subprocess.Popen(
                     command,
                     env=environment,

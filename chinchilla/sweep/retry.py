@@ -6,6 +6,8 @@ from pathlib import Path
 
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError, nearest
+from chinchilla.core.files import rename
+from chinchilla.core.folders import register
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.damage.access import blocked_reason, restore_access
@@ -62,6 +64,7 @@ def retry(
     Raises:
         InputError: no such run, or a named run has not failed.
     """
+    register(sweep_dir)
     statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
     clean_sweep(sweep_dir)
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
@@ -146,7 +149,7 @@ def set_aside(
             k += 1
         unmark_ended(run_dir)
         for name in left:
-            os.rename(run_dir / name, run_dir / _kept(name, label, k))
+            rename(run_dir / name, run_dir / _kept(name, label, k))
         unmark_ended(run_dir)
         return True
     finally:

@@ -3,6 +3,7 @@
 sweep_dir/
     plan.jsonl                  every run of the sweep
     runtime.json                how its workers execute runs (runtime.*), and the token folder
+    .folder-id                  random number by which the folder is recognized (`core.folders`)
     launch/                     claim of a launcher at work
     slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
     workers/                    logs of local workers
@@ -40,7 +41,7 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import clean_leftovers, temporary_path, write_json
+from chinchilla.core.files import clean_leftovers, make_dirs, remove, touch, write_json, write_text
 from chinchilla.core.json_codec import OtherVersion, decode
 from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.core.reading import RECORD_BYTES, parse_json, read_bytes, read_json
@@ -50,7 +51,7 @@ from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.plan.run_folder import curve_problem, load_curve
 from chinchilla.sweep.claims import utc_now
-from chinchilla.sweep.damage.access import blocked_reason, move_aside, refused
+from chinchilla.sweep.damage.access import blocked_reason, refused
 
 RUNTIME_SCHEMA = 3
 WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
@@ -197,10 +198,10 @@ def mark_ended(run_dir: Path) -> None:
         if mark.exists():
             return
         try:
-            mark.touch()
+            touch(mark, wait=False)
         except FileNotFoundError:
-            mark.parent.mkdir(exist_ok=True)
-            mark.touch()
+            make_dirs(mark.parent)
+            touch(mark, wait=False)
     if not has_result(run_dir):
         unmark_ended(run_dir)
 
@@ -209,13 +210,9 @@ def unmark_ended(run_dir: Path) -> None:
     """Remove the mark. Call it before and after the result is renamed."""
     mark = _mark_of(run_dir)
     try:
-        mark.unlink(missing_ok=True)
+        remove(mark, missing_ok=True)
     except NotADirectoryError:  # ended/ is damaged, and nothing is marked
         return
-    except (IsADirectoryError, PermissionError):
-        if not mark.is_dir():
-            raise
-        move_aside(mark)
 
 
 def correct_marks(sweep_dir: Path, specs: Iterable[RunSpec]) -> int:
@@ -367,10 +364,5 @@ class ProgressFile:
         self.written = now
 
     def _write(self, value: dict[str, Any]) -> None:
-        temporary = temporary_path(self.path)
         with contextlib.suppress(OSError):
-            try:
-                temporary.write_text(json.dumps(value), encoding="utf-8")
-                os.replace(temporary, self.path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_text(self.path, json.dumps(value), sync=False, wait=False)

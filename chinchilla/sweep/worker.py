@@ -33,7 +33,8 @@ from chinchilla.core.errors import (
     error_summary,
     one_line,
 )
-from chinchilla.core.files import remove, writable_dir
+from chinchilla.core.files import guard, remove, writable_dir
+from chinchilla.core.folders import FolderGone, is_gone, wait_for_folder
 from chinchilla.core.program import tracebacks_in
 from chinchilla.core.provenance import OtherCode, check_unchanged
 from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message
@@ -55,6 +56,7 @@ from chinchilla.sweep.preflight import (
     limit_threads,
     worker_name,
 )
+from chinchilla.sweep.rescue import Rescued, bring_back, publish
 from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
@@ -137,17 +139,20 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
-        self.refused: dict[Path, str] = {}  # folders of runs without the memory here, and why
+        self.refused: dict[Path, str] = {}  # folders of runs that cannot be trained here, and why
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
         summary = self.summary
         signals = stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
         with signals as self.stop:
+            guard(self.sweep_dir, self.stop)
             try:
+                bring_back(self.sweep_dir)
                 if self.train is None:
                     check_machine(self.sweep_dir, self.data_dir, self.runtime.device, self.only)
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
+                    wait_for_folder(self.sweep_dir)
                     if not self.next_run():
                         refused = self.refused.items()
                         left = (reason for folder, reason in refused if not has_result(folder))
@@ -155,6 +160,8 @@ class Worker:
                         break
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
+            except FolderGone as error:
+                summary.cannot_train = summary.cannot_train or one_line(f"{error.strerror}.")
             except OSError as error:
                 if (kind := failure_kind(error)) not in ("disk", "files"):
                     raise
@@ -164,7 +171,12 @@ class Worker:
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
-        claimed, wait = self.queue.claim_next(self.width)
+        try:
+            claimed, wait = self.queue.claim_next(self.width)
+        except (OSError, InputError):
+            if is_gone(self.sweep_dir):  # which the next call waits for
+                return True
+            raise
         if claimed is not None:
             spec, claim = claimed
             with self.queue.problems_of(spec):
@@ -224,6 +236,11 @@ class Worker:
             claim.release(one_line(error), excused=True)
             return
         except Exception as error:
+            if isinstance(error, FolderGone) or is_gone(self.sweep_dir):
+                log.warning("%s: %s", spec.run_id, error_summary(error))
+                wait_for_folder(self.sweep_dir)
+                claim.release("the folder of the sweep was not there", excused=True)
+                return
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
             if kind in ("disk", "files"):
@@ -245,7 +262,17 @@ class Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
-        if claim.publish("result.json", result.to_record()):
+        try:
+            published = publish(claim, result, self.stop)
+        except Rescued as error:
+            if error.of_one_run:
+                log.warning("%s", error)
+                self.queue.skipped.add(spec.run_id)
+                self.refused[run_dir] = one_line(error)
+            else:
+                self.summary.cannot_train = one_line(error)
+            return
+        if published:
             if result.status == "finished" and runtime.keep_checkpoints == "none":
                 with contextlib.suppress(OSError):
                     remove(run_dir / "checkpoints")
@@ -316,7 +343,7 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
 
 
 def _run_worker(command: WorkerCommand, train: Train | None) -> int:
-    sweep_dir = Path(command.sweep_dir)
+    sweep_dir = Path(command.sweep_dir).absolute()
     log_to_output()
     limit_threads(command.threads)
     runtime = load_runtime(sweep_dir)
@@ -325,8 +352,9 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     data_dir = Path(command.data_dir) if command.data_dir else recorded_data_dir(sweep_dir)
     run_id = find_runs(sweep_dir, [command.run])[0].run_id if command.run else ""
     only = Selection(SizeRange(command.min_params, command.max_params), run_id)
-    writable_dir(sweep_dir / "runs", "sweep_dir")
     with stop_on_signals(WorkerStop(command.parent, command.max_minutes)) as stop:
+        guard(sweep_dir, stop)
+        writable_dir(sweep_dir / "runs", "sweep_dir")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
             if command.name:
                 raise InputError(
@@ -342,7 +370,7 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
             if summary.needs_restart and not stop:
                 sys.stdout.flush()
                 os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if summary.had_nothing_to_do:
+    if summary.had_nothing_to_do and not is_gone(sweep_dir):
         n_left = len(missing_specs(sweep_dir, only)) - len(worker.queue.blocked)
         others = (
             f"the {n_left} runs left are trained by other workers"

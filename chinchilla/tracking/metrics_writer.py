@@ -25,9 +25,9 @@ class MetricsWriter:
     ) -> None:
         path = run_dir / "metrics.jsonl"
         lines = (line for line in read_metrics(path) if line["step"] <= first_step)
-        with atomic_write(path) as f:
-            f.writelines(json.dumps(line) + "\n" for line in lines)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        # Not opened again by its name, which another user may replace.
+        with atomic_write(path, keep_open=True) as self._file:
+            self._file.writelines(json.dumps(line) + "\n" for line in lines)
         self._mirrors = start_mirrors(run_dir, spec, runtime)
 
     def write(self, **values: Any) -> None:

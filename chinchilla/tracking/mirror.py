@@ -3,7 +3,7 @@
 metrics.jsonl is the record of a run; `replay` sends its lines to a tracker. While a run trains, each
 tracker has a process of its own that follows the file:
 
-    python -m chinchilla.tracking.mirror JOB     (JSON; its standard input is closed at the end of training)
+    python -P -m chinchilla.tracking.mirror JOB     (JSON; its standard input is closed at the end of training)
 
 The training process never imports or calls a tracker, so one that hangs, fails or is missing cannot
 affect training. Afterwards `chinchilla sync` replays what a tracker has not received yet, as recorded
@@ -27,7 +27,8 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.files import write_json
+from chinchilla.core.files import make_dirs, write_json
+from chinchilla.core.folders import guard_of, register
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program
 from chinchilla.core.reading import LINE_BYTES, open_regular, read_json
@@ -65,6 +66,7 @@ def _open_wandb(run_dir: Path, spec: RunSpec, target: Target) -> Tracker:
     """Each run of a sweep is one run in Weights & Biases, also if it is resumed."""
     import wandb
 
+    make_dirs(run_dir / "wandb")  # not through a link
     run = wandb.init(
         project=target.project,
         mode=target.mode,  # type: ignore[arg-type]
@@ -93,6 +95,7 @@ def _open_tensorboard(run_dir: Path, spec: RunSpec, first_step: int) -> Tracker:
     """Event files in <run>/tensorboard; needs the package tensorboard."""
     from torch.utils.tensorboard.writer import SummaryWriter
 
+    make_dirs(run_dir / "tensorboard")  # not through a link
     writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
     writer.add_text("spec", json.dumps(describe(spec)))
 
@@ -219,7 +222,7 @@ def start_mirrors(
     Closing the standard input of a process tells it that training has ended: it sends the remaining
     lines and exits.
     """
-    targets = []
+    targets, guard = [], guard_of(run_dir)
     if runtime.wandb != "disabled":
         targets.append(Target("wandb", runtime.wandb_project, runtime.wandb))
     if runtime.tensorboard:
@@ -233,6 +236,7 @@ def start_mirrors(
             "spec": spec.to_dict(),
             "target": asdict(target),
             "timeout_seconds": TIMEOUT_SECONDS,
+            "guard": [str(guard.root), guard.identity] if guard else [],
         }
         # Slurm sends its warnings to every process of a job; they must not end the mirror.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
@@ -297,6 +301,8 @@ def main() -> int:
 
     threading.Thread(target=watch_training, daemon=True).start()
     try:
+        if job["guard"]:
+            register(Path(job["guard"][0]), job["guard"][1])
         spec = RunSpec.from_dict(job["spec"], "mirror")
         step = synced(run_dir, target).get("step", 0)
         lines = follow(run_dir / "metrics.jsonl", step, ended)

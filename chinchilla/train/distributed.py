@@ -179,7 +179,7 @@ class RankGroup:
         host = f" on {self.hosts[rank]}" if self.hosts else ""
         return f"rank {rank} of {self.world_size}{host}: {text}"
 
-    # Heartbeats, from a thread of each rank (`sweep.rank_watch`)
+    # Heartbeats, from a thread of each rank (`train.rank_watch`)
 
     def observer(self) -> "RankGroup":
         """This group with a connection to the store of its own, for another thread."""

@@ -1,5 +1,6 @@
 """When a run saves its state, what is kept, and how it resumes."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -7,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chinchilla.core import folders
+from chinchilla.core.errors import error_summary, one_line
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint
 from chinchilla.train.checkpoint.files import LOSSES
+from chinchilla.train.distributed import PeerError
 from chinchilla.train.fsdp import init_weights
 from chinchilla.train.optim import load_state, state_of
 
@@ -100,6 +104,30 @@ class Saving:
                 state = state.weights_only
             keep = None if kept == "all" else 1 if ended else KEPT_CHECKPOINTS
             return self._write(self.folder, run.spec, state, keep, still_mine, wait)
+
+    def save_last(self, should_stop: Callable[[], bool], still_mine: Callable[[], bool]) -> bool:
+        """Save at the end of the run, as `save`.
+
+        In the folder of a sweep, which may be full or away for a while, it is tried again for up to
+        `folders.WAIT_SECONDS`; then the run ends without this checkpoint, and with its result.
+        """
+        group, deadline = self.run.group, time.monotonic() + folders.WAIT_SECONDS
+        while True:
+            try:
+                return self.save(still_mine, wait=True)
+            except (OSError, PeerError) as error:
+                problem = getattr(error, "reported", "") or error_summary(error)
+                of_files = re.match(r"\w+: \[Errno \d+\]", problem)  # the same on all ranks
+                if not of_files or group.broken or folders.guard_of(self.folder) is None:
+                    raise
+            self.writer.close()
+            self.saved_step = -1  # nothing is saved
+            waited = problem.startswith("FolderGone") or time.monotonic() > deadline
+            if any(group.any_rank(waited or should_stop())):
+                text = f"warning: the last checkpoint in {self.folder} cannot be written"
+                print_message(f"{text} ({one_line(problem)}).", file=sys.stderr)
+                return True
+            time.sleep(folders.POLL_SECONDS)
 
     def save_stable_phase(self, still_mine: Callable[[], bool]) -> bool:
         """Save the state at the start of the cool-down for runs of other lengths."""

@@ -21,6 +21,7 @@ import torch
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.plan.unwritten import hand_over
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
 from chinchilla.train.dataloader import BatchLoader
@@ -206,7 +207,7 @@ class Trainer:
                 self.evaluate()
             if self.step % log_every == 0 or self.step == spec.steps or self.diverged:
                 on_progress(self.step, self.log())
-        if not self.saving.save(still_mine, wait=True):
+        if not self.saving.save_last(should_stop, still_mine):
             return False
         return not any(self.group.any_rank(not still_mine()))
 
@@ -301,7 +302,7 @@ class Trainer:
         curve_file: dict[str, Any] = {}
         with self.group.raise_together():
             if self.group.rank == 0:
-                curve_file = curve.save(self.run_dir)
+                curve_file = hand_over(self.run_dir, curve)
         return build_result(self, curve, starts, curve_file)
 
     def close(self) -> None:

@@ -19,9 +19,9 @@ if [ -e {0}/sbatch_fails ]; then
 fi
 n=41
 until mkdir {0}/scripts/$n 2>/dev/null; do n=$((n + 1)); done
-cp "$1" {0}/scripts/$n/script.sh
-comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+cat > {0}/scripts/$n/script.sh
+comment=$(sed -n 's/^#SBATCH --comment=//p' {0}/scripts/$n/script.sh)
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' {0}/scripts/$n/script.sh)
 if [ "$last" ]; then
     for i in $(seq 0 $last); do echo "${{n}}_$i|PENDING|Resources|$comment"; done
 else

@@ -12,7 +12,6 @@ import fcntl
 import filecmp
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,9 +22,14 @@ from chinchilla.core.files import (
     atomic_write,
     clean_leftovers,
     fsync_dir,
+    make_dirs,
+    open_log,
+    remove,
+    rename,
     writable_dir,
     write_text,
 )
+from chinchilla.core.folders import register, unguard
 from chinchilla.core.reading import JSON_MEMORY, RECORD_BYTES, inside, parse_json, read_text
 from chinchilla.data.corpus_files import find_files, refuse_source_folder
 from chinchilla.data.data_card import CARD, write_card
@@ -71,7 +75,7 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         # A manifest in the working folder: a call was interrupted while it moved the files.
         built = (work / MANIFEST).exists()
         if not built and (data_dir / MANIFEST).exists():
-            shutil.rmtree(work, ignore_errors=True)
+            _discard(work)
             return dataclasses.replace(_existing(command, data_dir), already_prepared=True)
         if not built:
             _refuse_other_files(command, data_dir)
@@ -132,8 +136,8 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> None:
     _check_length(files)
     digest = resume_digest(command, files)
     if _digest_of(work) != digest:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        remove(work, missing_ok=True)
+        make_dirs(work)
         write_text(work / DIGEST, digest)
     try:
         documents = stages.read(command, work, progress)
@@ -158,7 +162,7 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> None:
     except UnreachableError:
         raise  # a later call can resume
     except (DataError, OSError):  # resuming would fail again: free the disk space
-        shutil.rmtree(work, ignore_errors=True)
+        _discard(work)
         raise
 
 
@@ -180,9 +184,9 @@ def _install(work: Path, data_dir: Path) -> None:
     for name in waiting:
         if name == MANIFEST:
             fsync_dir(data_dir)
-        os.replace(work / name, data_dir / name)
+        rename(work / name, data_dir / name)
     fsync_dir(data_dir)
-    shutil.rmtree(work, ignore_errors=True)
+    _discard(work)
 
 
 def _refuse_other_files(command: DataCommand, data_dir: Path) -> None:
@@ -228,8 +232,8 @@ def make_tokenizer(
         work = data_dir / WORK_TOKENIZER
         if not command.tokenizer.model:
             _refuse_other_tokenizer(command, data_dir)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        remove(work, missing_ok=True)
+        make_dirs(work)
         try:
             documents = stages.read(command, work, progress)
             tokenizer = stages.make_tokenizer(command, documents, work, progress)
@@ -243,11 +247,17 @@ def make_tokenizer(
             stats = tokenizer_stats(tokenizer, validation, names)
             progress("measure", 1, 1)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _discard(work)
         if not command.tokenizer.model:
             with atomic_write(data_dir / TOKENIZER_FILE, "wb") as file:
                 file.write(tokenizer.model)
     return tokenizer, stats
+
+
+def _discard(work: Path) -> None:
+    """Delete a working folder, if it exists and can be deleted."""
+    with suppress(OSError):
+        remove(work)
 
 
 def _no_progress(stage: str, done: float, total: float) -> None:
@@ -271,14 +281,16 @@ def _opened(command: DataCommand) -> Iterator[Path]:
     if not os.path.lexists(data_dir / MANIFEST):  # with one, nothing is written
         refuse_source_folder(data_dir, command.corpus.each())
     created = [path for path in (data_dir, *data_dir.parents) if not os.path.lexists(path)]
+    unguard(data_dir)
     writable_dir(data_dir, "data_dir")
+    register(data_dir)  # no links in it are followed when it is written to
     with _locked(data_dir), _disk_errors(data_dir):
         try:
             clean_leftovers(data_dir)
             yield data_dir
         except (InputError, OSError):
             if created and os.listdir(data_dir) == [LOCK]:
-                (data_dir / LOCK).unlink()
+                remove(data_dir / LOCK)
                 with suppress(OSError):  # not empty
                     for path in created:
                         path.rmdir()
@@ -288,8 +300,7 @@ def _opened(command: DataCommand) -> Iterator[Path]:
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """Allow one preparation per folder; the lock is released when the process ends."""
-    # Not "a", which would wait if the file were a FIFO.
-    with open(os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)) as file:
+    with open_log(data_dir / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -9,7 +9,6 @@ Disk: the size of the text. Memory: one bucket, 1/128 of the text.
 
 import hashlib
 import os
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.core.files import fsync_dir, write_json
+from chinchilla.core.files import create_file, fsync_dir, make_dirs, remove, rename, write_json
 from chinchilla.core.reading import open_regular, read_json
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
@@ -74,11 +73,14 @@ def write_source(texts: Iterable[str], folder: Path) -> Iterator[int]:
     if folder.exists():
         return
     temporary = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    remove(temporary, missing_ok=True)
+    make_dirs(temporary)
     counts = SourceCounts()
     with ExitStack() as stack:
-        files = [stack.enter_context(open(temporary / f"{i:03d}", "wb")) for i in range(N_BUCKETS)]
+        files = [
+            stack.enter_context(open(create_file(temporary / f"{i:03d}"), "wb"))
+            for i in range(N_BUCKETS)
+        ]
         for text in texts:
             counts.read += 1
             try:
@@ -101,7 +103,7 @@ def write_source(texts: Iterable[str], folder: Path) -> Iterator[int]:
                 file.flush()
                 os.fsync(file.fileno())
     write_json(temporary / COUNTS, asdict(counts))
-    os.replace(temporary, folder)
+    rename(temporary, folder)
     fsync_dir(folder.parent)
 
 

@@ -7,6 +7,8 @@ import pwd
 import stat
 from pathlib import Path
 
+from chinchilla.core.folders import Folder, opened
+
 # What opening a link without a target, a loop of links, or a socket answers.
 BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files
 _BROKEN = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
@@ -57,30 +59,31 @@ def move_aside(path: Path) -> Path:
     Raises:
         OSError: it cannot be renamed.
     """
-    is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
-    n = 1
-    while True:
-        target = path.with_name(f"damaged-{n}-{path.name}")
-        try:
-            target.mkdir() if is_folder else target.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            if _is_empty(target, is_folder):  # of a process that was killed before the rename
-                break
+    with opened(path.parent) as parent:
+        is_folder = parent.is_dir(path.name)
+        n = 1
+        while not _reserved(parent, name := f"damaged-{n}-{path.name}", is_folder):
             n += 1
-    try:
-        os.rename(path, target)
-    except OSError:
-        target.rmdir() if is_folder else target.unlink()
-        raise
-    return target
+        try:
+            os.rename(path.name, name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
+        except OSError:
+            (os.rmdir if is_folder else os.unlink)(name, dir_fd=parent.fd)
+            raise
+    return path.with_name(name)
 
 
-def _is_empty(path: Path, is_folder: bool) -> bool:
-    about = os.lstat(path)
+def _reserved(parent: Folder, name: str, is_folder: bool) -> bool:
+    """Whether `name` is an empty file or folder, made now or by a process that was killed afterwards."""
     if is_folder:
-        return stat.S_ISDIR(about.st_mode) and not os.listdir(path)
-    return stat.S_ISREG(about.st_mode) and not about.st_size
+        with contextlib.suppress(OSError):
+            return parent.mkdir(name) or not os.listdir(parent.path / name)
+        return False
+    try:
+        os.close(parent.create(name))
+    except FileExistsError:
+        about = os.lstat(name, dir_fd=parent.fd)
+        return stat.S_ISREG(about.st_mode) and not about.st_size
+    return True
 
 
 def restore_access(folder: Path, skip: tuple[str, ...] = ()) -> bool:
@@ -92,21 +95,21 @@ def restore_access(folder: Path, skip: tuple[str, ...] = ()) -> bool:
         Whether anything was changed.
     """
     changed = restore_own(folder)
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            changed |= restore_own(Path(parent, name))
-        folders[:] = [name for name in folders if name not in skip]
+    with contextlib.suppress(OSError), opened(folder) as own:  # none, or of another user
+        for _, folders, files, fd in os.fwalk(".", dir_fd=own.fd):
+            for name in (*folders, *files):
+                changed |= restore_own(name, fd)
+            folders[:] = [name for name in folders if name not in skip]
     return changed
 
 
-def restore_own(path: Path) -> bool:
-    """The same for one file or folder, without what it contains."""
+def restore_own(path: Path | str, dir_fd: int | None = None) -> bool:
+    """The same for one file or folder, without what it contains; `dir_fd` as of `os.open`."""
     with contextlib.suppress(OSError):  # another process may have removed it
-        if _lacks(os.lstat(path)):
+        if _lacks(os.lstat(path, dir_fd=dir_fd)):
             # The mode is changed by descriptor, so that no link that replaces the file is followed.
-            handle = os.open(
-                path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(path, flags, dir_fd=dir_fd)
             try:
                 about = os.fstat(handle)
                 if lacks := _lacks(about):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
+from chinchilla.core.folders import opened
 from chinchilla.core.reading import read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.plan_file import DamagedPlan, read_plan, save_plan
@@ -149,21 +150,25 @@ def known_specs(sweep_dir: Path) -> tuple[list[RunSpec], str]:
 def replace_plan(sweep_dir: Path, specs: list[RunSpec], report: Report = warn) -> None:
     """Write the plan anew and keep the damaged one as damaged-<n>-plan.jsonl."""
     plan, n = sweep_dir / "plan.jsonl", 1
-    while True:
-        copy = sweep_dir / f"damaged-{n}-plan.jsonl"
-        try:  # a second name, so that there is a plan at every moment
-            os.link(plan, copy, follow_symlinks=False)
-            break
-        except FileExistsError:
-            if os.path.samestat(
-                os.lstat(plan), os.lstat(copy)
-            ):  # by a launcher that was killed after this
+    with opened(sweep_dir) as folder:
+        while True:
+            name = f"damaged-{n}-{plan.name}"
+            try:  # a second name, so that there is a plan at every moment
+                os.link(
+                    plan.name,
+                    name,
+                    src_dir_fd=folder.fd,
+                    dst_dir_fd=folder.fd,
+                    follow_symlinks=False,
+                )
                 break
-            n += 1
-        except OSError:  # a folder, or a file system without hard links
-            copy = move_aside(plan)
-            break
+            except FileExistsError:
+                old, copy = (os.lstat(x, dir_fd=folder.fd) for x in (plan.name, name))
+                if os.path.samestat(old, copy):  # by a launcher that was killed after this
+                    break
+                n += 1
+            except OSError:  # a folder, or a file system without hard links
+                name = move_aside(plan).name
+                break
     save_plan(specs, plan)
-    report(
-        f"{plan} was damaged: {len(specs)} runs are written again, and the old file is {copy.name}"
-    )
+    report(f"{plan} was damaged: {len(specs)} runs are written again, and the old file is {name}")

@@ -19,9 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.files import guard, touch
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program, tracebacks_in
 from chinchilla.core.terminal import log_to_output, print_error
@@ -41,10 +43,11 @@ def run_job(folder: Path) -> int:
     Returns:
         Exit code: 0 at the end; 1 if a worker failed; 75 if runs are left, after requeueing the job.
     """
-    job = JobArray.load(folder)
+    # Not the sweep named in job.json, which others may have changed.
+    job = replace(JobArray.load(folder), sweep_dir=str(guard(folder.parent.parent)))
     if not int(os.environ.get("SLURM_PROCID", 0)):
         with contextlib.suppress(OSError):  # only for messages about jobs that have no such file
-            started_file(folder, job_name()).touch()
+            touch(started_file(folder, job_name()), wait=False)
     if job.n_ranks > 1:
         return _run_rank(job, folder)
     gpus = local_pool.visible_gpus() if job.n_workers > 1 else ()
@@ -168,7 +171,7 @@ def _call_requeue(folder: Path) -> bool:
     try:
         done = subprocess.run(["scontrol", "requeue", job_name()], timeout=60, check=False)
     except FileNotFoundError:
-        (folder / f"requeue-{job_name()}").touch()
+        touch(folder / f"requeue-{job_name()}", wait=False)
         return False
     # The TERM of the requeue may end scontrol before it returns.
     return done.returncode in (0, -signal.SIGTERM)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
+from chinchilla.core.folders import state_folder
 from chinchilla.core.json_codec import decode
 from chinchilla.core.reading import read_json
 from chinchilla.sweep.claims import file_system_now
@@ -49,12 +50,13 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_FOREIGN)}
 
 
-def run_slurm(*command: str, hint: str = NOT_SUBMITTED) -> str:
+def run_slurm(*command: str, hint: str = NOT_SUBMITTED, script: str | None = None) -> str:
     """Standard output of a Slurm command.
 
     Args:
         command: program and arguments.
         hint: consequence of a failure, for the error message.
+        script: its standard input; default: nothing to read.
 
     Raises:
         SlurmError: the command does not exist, failed, or did not answer.
@@ -62,6 +64,7 @@ def run_slurm(*command: str, hint: str = NOT_SUBMITTED) -> str:
     try:
         done = subprocess.run(
             command,
+            input=script or "",
             env=clean_environment(),
             capture_output=True,
             encoding="utf-8",
@@ -156,6 +159,16 @@ class JobArray:
                 "the sweep's folder."
             ) from None
         return array
+
+
+def private_logs(folder: Path) -> Path:
+    """Where the logs of an array are if others may write to its sweep: Slurm follows links to them."""
+    return state_folder() / "slurm" / folder.name
+
+
+def job_logs(folder: Path) -> list[Path]:
+    """The logs of an array's jobs."""
+    return sorted(p for place in (folder, private_logs(folder)) for p in place.glob("*_log.out"))
 
 
 def job_arrays(sweep_dir: Path) -> dict[Path, JobArray]:

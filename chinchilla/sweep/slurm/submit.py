@@ -19,7 +19,8 @@ from chinchilla.config import ClusterConfig
 from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json, write_text
+from chinchilla.core.files import make_dirs, remove, touch, write_json, write_text
+from chinchilla.core.folders import others_may_write, register
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
@@ -198,7 +199,7 @@ def _submit_array(
     token = uuid.uuid4().hex[:8]
     # A folder per array, because job numbers start again when a cluster is reinstalled.
     folder = sweep_dir / "slurm" / token
-    folder.mkdir(parents=True)
+    make_dirs(folder)
     array = queue.JobArray(
         comment=f"chinchilla:{_plain(sweep_dir.name)}:{token}",
         user=queue.user_name(),
@@ -215,12 +216,13 @@ def _submit_array(
         or max(1, cluster.cpus_per_task // job_class.workers_per_job),
         run_id=run_id,
     )
-    write_text(folder / "job.sh", _script(array, cluster, folder))
+    script = _script(array, cluster, folder)
+    write_text(folder / "job.sh", script)  # to look at: another user may change it before sbatch
     array.save(folder)
     if not still_mine():
         raise InputError("another launcher of this sweep has taken over; nothing was submitted.")
     try:
-        answer = queue.run_slurm("sbatch", str(folder / "job.sh"))
+        answer = queue.run_slurm("sbatch", script=script)
         job_id = answer.split("batch job ")[-1].split()[0]
     except queue.SlurmError as error:
         doubtful = _DOUBTFUL.search(error.problem)
@@ -250,7 +252,11 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     options = {k: v for k, v in options.items() if v is not None and v is not False}
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
-    log = f"{folder}".replace("%", "%%") + f"/{job}"
+    logs = folder
+    if others_may_write(Path(array.sweep_dir)):
+        logs = queue.private_logs(folder)
+        logs.mkdir(mode=0o700, parents=True)
+    log = f"{logs}".replace("%", "%%") + f"/{job}"
     gpus = None if "gres" in options else cluster.gpus_per_node or None
     executor = submitit.SlurmExecutor(folder="unused")
     executor.update_parameters(
@@ -309,23 +315,28 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
     """
     if not (sweep_dir / "slurm").is_dir():
         return {"job_ids": [], "n_jobs": 0}
+    register(sweep_dir)
     with launch_lock(sweep_dir):
         hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
-        arrays = queue.job_arrays(sweep_dir)
+        # A record of another user may contain the comment of any of this user's jobs.
+        arrays = {
+            folder: array
+            for folder, array in queue.job_arrays(sweep_dir).items()
+            if (folder / "job.json").lstat().st_uid == os.getuid()
+        }
         jobs, _ = queue.sweep_jobs(arrays, hint=hint)
         if ids := sorted({job.job_id for job, _ in jobs}):
             live = {array.comment for _, array in jobs}
             marks = [cancelled_file(f) for f, a in arrays.items() if a.comment in live]
             new = [mark for mark in marks if not mark.exists()]
-            for mark in (
-                new
-            ):  # first: if this process dies, the jobs are still found, but cancelled ones are not
-                mark.touch()
+            # First: if this process dies, the jobs are still found, but cancelled ones are not.
+            for mark in new:
+                touch(mark)
             try:
                 hint = "some jobs may not be cancelled; cancel again."
                 queue.run_slurm("scancel", *ids, hint=hint)
             except InputError:
                 for mark in new:
-                    mark.unlink(missing_ok=True)
+                    remove(mark, missing_ok=True)
                 raise
     return {"job_ids": ids, "n_jobs": len(jobs)}

@@ -12,7 +12,7 @@ from typing import Any
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.reading import read_json, read_tail
-from chinchilla.sweep.slurm.queue import JobArray, QueuedJob
+from chinchilla.sweep.slurm.queue import JobArray, QueuedJob, job_logs
 
 TAIL_BYTES = 1 << 14  # read from the end of a log
 SHOWN = 5  # ids in a message
@@ -54,7 +54,8 @@ def unstarted_jobs(
             over.add(of_class)
         if not (ended := [name for name in waiting if name not in live]):
             continue
-        log = next((p for name in ended if (p := folder / f"{name}_0_log.out").exists()), None)
+        logs = {path.name: path for path in job_logs(folder)}
+        log = next((p for name in ended if (p := logs.get(f"{name}_0_log.out"))), None)
         rows.append(
             {
                 "job_class": array.job_class,

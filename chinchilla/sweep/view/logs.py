@@ -14,6 +14,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.reading import read_json, read_tail
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.slurm.queue import job_logs
 from chinchilla.sweep.slurm.unstarted import unstarted_lines
 from chinchilla.sweep.view.jobs import jobs_in_queue
 from chinchilla.sweep.view.status import sweep_status
@@ -46,7 +47,7 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> dict[str, list[str
         for path in (sweep_dir / "workers" / f"{worker}.log" for worker in workers)
     }
     jobs = "|".join(dict.fromkeys(m[1] for worker in workers if (m := _JOB.match(worker))))
-    paths = sorted(sweep_dir.glob("slurm/*/*_log.out")) if jobs else []
+    paths = _slurm_logs(sweep_dir) if jobs else []
     sections |= {str(p): _tail(p) for p in paths if re.fullmatch(rf"({jobs})_\d+_log\.out", p.name)}
     error = {"error.txt": _tail(run_dir / "error.txt")} if row.state == "failed" else {}
     return _last_lines({**error, **sections}, n_lines, first={spec.run_id: about})
@@ -69,11 +70,15 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> dict[str, list[str]]:
     for path in sorted(sweep_dir.glob("slurm/*/answer.json")):
         if message := _record(path).get("refused"):
             sections[str(path)] = [f"sbatch refused these jobs: {message}"]
-    for pattern in ("workers/*.log", "slurm/*/*_log.out"):
-        newest = max(sweep_dir.glob(pattern), key=lambda p: p.lstat().st_mtime, default=None)
+    for paths in (list(sweep_dir.glob("workers/*.log")), _slurm_logs(sweep_dir)):
+        newest = max(paths, key=lambda p: p.lstat().st_mtime, default=None)
         if newest:
             sections[str(newest)] = _tail(newest)
     return _last_lines(sections, n_lines, first={})
+
+
+def _slurm_logs(sweep_dir: Path) -> list[Path]:
+    return [path for folder in sorted(sweep_dir.glob("slurm/*")) for path in job_logs(folder)]
 
 
 def _last_lines(

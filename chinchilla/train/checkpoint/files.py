@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import remove, temporary_path
+from chinchilla.core.files import create_file, remove, rename, temporary_path
 from chinchilla.core.reading import (
     RECORD_BYTES,
     RefusedFile,
@@ -146,7 +146,7 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with open(path, "xb", buffering=0) as f:
+    with open(create_file(path), "wb", buffering=0) as f:
 
         def write(data: memoryview) -> None:
             for start in range(0, len(data), CHUNK_BYTES):
@@ -274,7 +274,7 @@ def delete(path: Path) -> None:
     """Rename, then delete: a partly deleted folder never has a checkpoint's name."""
     with contextlib.suppress(OSError):
         temporary = temporary_path(path)
-        os.rename(path, temporary)
+        rename(path, temporary)
         remove(temporary)
 
 
@@ -284,7 +284,7 @@ def set_aside(path: Path) -> None:
     if os.path.lexists(target):
         delete(target)
     with contextlib.suppress(OSError):
-        os.rename(path, target)
+        rename(path, target)
 
 
 def refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla import __version__
-from chinchilla.core.files import fsync_dir, make_dirs, pretty_json, temporary_path, write_text
+from chinchilla.core.files import (
+    fsync_dir,
+    make_dirs,
+    pretty_json,
+    remove,
+    rename,
+    temporary_path,
+    write_text,
+)
+from chinchilla.core.folders import FolderGone
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS, checkpoint_name
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint.files import (
@@ -105,10 +114,6 @@ class CheckpointWriter:
         final = folder / checkpoint_name(checkpoint.step)
         temporary = Path(self.group.gather(str(temporary_path(final)))[0])
         self.pending = _Pending(final, temporary, spec, checkpoint, keep, 0.0)
-        with self.group.raise_together(), _disk_errors_explained(self.pending):
-            if self.group.rank == 0:
-                make_dirs(folder)
-                temporary.mkdir()
         self._run(self._write, self.pending)
 
     def advance(self, still_mine: Callable[[], bool], busy: bool) -> bool:
@@ -167,7 +172,7 @@ class CheckpointWriter:
         wait([self._task], timeout=max(0.0, pending.deadline - time.monotonic()))
         self._cancelled.clear()
         if self.group.rank == 0:
-            shutil.rmtree(pending.temporary, ignore_errors=True)
+            _discard(pending.temporary)
 
     def _run(self, work: Callable[..., dict[str, str]], pending: _Pending, *args: Any) -> None:
         seconds = WRITE_SECONDS + pending.checkpoint.n_bytes / MIN_BYTES_PER_SECOND
@@ -183,6 +188,7 @@ class CheckpointWriter:
     def _write(self, pending: _Pending) -> dict[str, str]:
         """Write this rank's files; returns their hashes."""
         group, checkpoint, spec = self.group, pending.checkpoint, pending.spec
+        make_dirs(pending.temporary)  # by every rank: none waits for another one here
         digests = {}
         if group.rank == 0:
             state = {
@@ -209,14 +215,14 @@ class CheckpointWriter:
         body = {"schema": SCHEMA, "version": __version__, "files": files}
         write_text(temporary / MANIFEST, manifest_text(body))  # also fsyncs the folder
         try:
-            os.rename(temporary, final)
+            rename(temporary, final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             if not final.is_dir() or not _is_intact(final, pending.spec):
                 set_aside(final)
-                os.rename(temporary, final)
-        shutil.rmtree(temporary, ignore_errors=True)
+                rename(temporary, final)
+        _discard(temporary)
         fsync_dir(final.parent)
         earlier = [p for p in newest_first(final.parent) if step_of(p) <= step_of(final)]
         obsolete = [] if pending.keep is None else earlier[pending.keep :]
@@ -246,11 +252,19 @@ def save_checkpoint(
     return folder / checkpoint_name(checkpoint.step)
 
 
+def _discard(temporary: Path) -> None:
+    """Delete a temporary folder, if it exists and can be deleted."""
+    with contextlib.suppress(OSError):
+        remove(temporary)
+
+
 @contextlib.contextmanager
 def _disk_errors_explained(pending: _Pending) -> Iterator[None]:
     """Add the checkpoint's path and the bytes needed and free to an error."""
     try:
         yield
+    except FolderGone:
+        raise
     except OSError as error:
         number, folder = error.errno or errno.EIO, pending.final.parent
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free

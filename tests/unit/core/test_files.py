@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_an_exception_keeps_the_old_file_and_removes_the_temporary_one(old_file,
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk_keeps_the_old_file_and_removes_the_temporary_one(old_file, monkeypatch, call):
-    def fail(*args):
+    def fail(*args, **keywords):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, call, fail)
@@ -83,9 +84,9 @@ def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
         done.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
         real_fsync(fd)
 
-    def replace(a, b):
+    def replace(a, b, **folders):
         done.append("rename")
-        real_replace(a, b)
+        real_replace(a, b, **folders)
 
     monkeypatch.setattr(files.os, "fsync", fsync)
     monkeypatch.setattr(files.os, "replace", replace)
@@ -132,15 +133,15 @@ def test_a_folder_below_a_file_is_refused_with_its_setting(old_file):
         InputError, match=r"^sweep_dir=.*fact.json/x is not a writable folder .*another sweep_dir"
     ):
         writable_dir(old_file / "x", "sweep_dir")
-    with pytest.raises(InputError, match=r"sweep_dir=.*File exists"):
+    with pytest.raises(InputError, match=r"sweep_dir=.*Not a directory"):
         writable_dir(old_file, "sweep_dir")
 
 
 def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
-    def read_only(self, *args, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+    def read_only(self, name):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), name)
 
-    monkeypatch.setattr(files.Path, "touch", read_only)
+    monkeypatch.setattr(files.Folder, "create", read_only)
     with pytest.raises(InputError, match=r"out_dir=.*Read-only file system"):
         writable_dir(tmp_path, "out_dir")
 
@@ -252,7 +253,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path, monkeypatch):
 
 
 def raising(number):
-    def call(*args):
+    def call(*args, **keywords):
         raise OSError(number, os.strerror(number))
 
     return call
@@ -288,8 +289,13 @@ def test_a_file_of_a_full_disk_without_hard_links_is_not_left_incomplete(tmp_pat
 
 
 def test_make_dirs_syncs_every_parent(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(files, "fsync_dir", synced.append)
+    synced, real = [], os.fsync
+
+    def fsync(fd):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     make_dirs(tmp_path / "a" / "b" / "c")
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
     make_dirs(tmp_path / "a" / "b")

@@ -141,8 +141,8 @@ def test_the_heartbeat_thread_detects_a_lost_claim(tmp_path, monkeypatch: pytest
 def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.MonkeyPatch):
     link = os.link
 
-    def link_and_lose_the_reply(a: Path, b: Path) -> None:
-        link(a, b)
+    def link_and_lose_the_reply(a: str, b: str, **folders: int) -> None:
+        link(a, b, **folders)
         raise FileExistsError
 
     monkeypatch.setattr(os, "link", link_and_lose_the_reply)
@@ -157,7 +157,7 @@ def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.Monkey
 def test_without_hard_links_one_of_many_workers_gets_a_run(
     tmp_path, monkeypatch: pytest.MonkeyPatch, number: int
 ):
-    def no_links(a: Path, b: Path) -> None:
+    def no_links(a: str, b: str, **folders: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", no_links)

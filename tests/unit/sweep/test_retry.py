@@ -1,7 +1,6 @@
 """`chinchilla retry` makes failed runs trainable again and keeps their files."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -101,7 +100,7 @@ def test_a_run_may_be_named_by_a_prefix(sweep: Path, capsys):
 
 def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
     """After any number of renames the run has ended or is waiting, and the next call completes the rest."""
-    run_dir, real = run_dir_of(sweep, NAN), os.rename
+    run_dir, real = run_dir_of(sweep, NAN), module.rename
     moves = 0
     for last in range(1, 4):
         left = last
@@ -113,13 +112,13 @@ def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.
                 raise KeyboardInterrupt
             real(a, b)
 
-        monkeypatch.setattr(module.os, "rename", die)
+        monkeypatch.setattr(module, "rename", die)
         try:
             set_aside(run_dir, ("diverged",))
         except KeyboardInterrupt:
             assert (run_dir / "result.json").exists()
             moves += 1
-        monkeypatch.setattr(module.os, "rename", real)
+        monkeypatch.setattr(module, "rename", real)
     assert moves >= 1
     set_aside(run_dir, ("diverged",))
     names = {p.name for p in run_dir.iterdir()}

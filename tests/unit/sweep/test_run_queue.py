@@ -11,7 +11,7 @@ from sweep_fakes import fake_train, make_result, make_specs, make_sweep, save_cu
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.records import RunResult
-from chinchilla.sweep import claims
+from chinchilla.sweep import claims, run_files
 from chinchilla.sweep.claims import Claim, acquire, claim_status, latest_claim
 from chinchilla.sweep.launch import prepare
 from chinchilla.sweep.retry import retry
@@ -144,14 +144,14 @@ def test_no_mark_remains_without_a_result(tmp_path: Path, monkeypatch):
     make_sweep(tmp_path, [spec])
     run_dir = run_dir_of(tmp_path, spec)
     end(tmp_path, spec, "failed", mark=False)
-    touch = Path.touch
+    touch = run_files.touch
 
     def late(path: Path, *args, **kwargs) -> None:
         touch(path, *args, **kwargs)
         if path.parent.name == "ended" and (run_dir / "result.json").exists():
             (run_dir / "result.json").rename(run_dir / "result-failed-1.json")
 
-    monkeypatch.setattr(Path, "touch", late)
+    monkeypatch.setattr(run_files, "touch", late)
     mark_ended(run_dir)
     assert ended_runs(tmp_path) == set()
 

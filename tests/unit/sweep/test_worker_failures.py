@@ -25,6 +25,7 @@ from sweep_fakes import (
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig, WorkerCommand
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
+from chinchilla.core.folders import Folder
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims, failures
@@ -279,10 +280,10 @@ def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(
 def test_a_folder_that_is_not_writable_is_reported_in_one_line(
     tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    def refuse(path: Path, *args, **kwargs) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+    def refuse(folder: Folder, name: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), name)
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Folder, "create", refuse)
     assert main(["worker", str(tmp_path), f"data_dir={tmp_path}"]) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1

@@ -392,6 +392,16 @@ def test_a_damaged_record_of_synced_steps_costs_only_a_replay(swept: Path, fake:
     assert fake.steps == [5, 10, 12] * 5
 
 
+def test_trackers_are_not_opened_through_a_link(swept: Path, fake: FakeWandb, capsys):
+    home = swept.parent / "home"
+    home.mkdir()
+    for run_dir in swept.glob("runs/*"):
+        (run_dir / "wandb").symlink_to(home)
+    assert run("", swept) == 2
+    assert "links in the folder of a sweep are not followed" in capsys.readouterr().err
+    assert fake.steps == []
+
+
 def test_event_files_hold_every_line(swept: Path):
     pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -196,11 +196,12 @@ def failing_after(real, n: int):
 
 
 # Each call of each kind that one save makes: state.json, 2 tensor files, the manifest, the rename;
-# fsync of state.json and its folder, of 2 tensor files, of the manifest and its folder, of the parent.
+# fsync of the parent, of state.json and its folder, of 2 tensor files, of the manifest and its folder, of
+# the parent.
 FAULTS = [
     *((save, "write_text", n) for n in range(2)),
     *((save, "write_tensors", n) for n in range(2)),
-    *((os, "fsync", n) for n in range(7)),
+    *((os, "fsync", n) for n in range(8)),
     *((os, "replace", n) for n in range(2)),
     (os, "rename", 0),
     (save, "fsync_dir", 0),
@@ -224,7 +225,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_no_partial_one(
     assert got is not None
     assert_is(got, got.step)
     # Only the last fsync is after the rename: by then the new checkpoint is complete.
-    late = name == "fsync_dir" or (name, n) == ("fsync", 6)
+    late = name == "fsync_dir" or (name, n) == ("fsync", 7)
     assert got.step == (20 if late else 10)
     saved(tmp_path, 20)
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)

@@ -19,7 +19,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import TokenData
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import files as checkpoint_files
-from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.checkpoint import load_checkpoint, save
 
 # Power cuts
 
@@ -209,7 +209,7 @@ def test_a_bit_lost_after_a_save_invalidates_only_that_checkpoint(
 ):
     """Loading detects it and uses the checkpoint before."""
     saved(tmp_path, 10, 20)
-    rename = os.rename
+    rename = save.rename
 
     def rename_and_rot(a: Path, b: Path) -> None:
         rename(a, b)
@@ -217,7 +217,7 @@ def test_a_bit_lost_after_a_save_invalidates_only_that_checkpoint(
             flip(Path(b) / "weights.safetensors")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", rename_and_rot)
+        patch.setattr(save, "rename", rename_and_rot)
         saved(tmp_path, 30)
     got, [line] = load_checkpoint(tmp_path, SPEC)
     assert_is(got, 20)

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from train_world import EVERY_UPDATE, SEQ_LEN, make_runtime, same_bits, stop_at
 
+from chinchilla.core import folders
+from chinchilla.core.files import guard
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.plan_file import save_plan
@@ -237,3 +239,29 @@ def test_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: P
     result = train_run(spec, tmp_path, data_dir, make_runtime())
     assert 0 < progress["evaluate"] < result.seconds["evaluate"]
     assert np.isfinite(list(result.seconds.values())).all()
+
+
+@pytest.mark.parametrize(("n_failures", "kept"), [(2, 1), (10**6, 0)])
+def test_a_full_disk_at_the_end_does_not_lose_the_result_of_a_sweeps_run(
+    whole, spec, data_dir: Path, tmp_path: Path, monkeypatch, capsys, n_failures: int, kept: int
+):
+    """The last checkpoint is tried again for a while; then the run ends without it."""
+    monkeypatch.setattr(folders, "WAIT_SECONDS", 60.0 if kept else 0.05)
+    monkeypatch.setattr(folders, "POLL_SECONDS", 0.01)
+    real, calls = save.write_tensors, []
+
+    def full(path: Path, *args) -> str:
+        calls.append(path)
+        if len(calls) <= n_failures:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, *args)
+
+    monkeypatch.setattr(save, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):  # alone: the caller decides what to do
+        train_run(spec, tmp_path / "alone", data_dir, make_runtime())
+    calls.clear()
+    run_dir = guard(tmp_path) / "runs" / spec.run_id
+    result = train_run(spec, run_dir, data_dir, make_runtime())
+    assert result.final_loss == whole[0].final_loss
+    assert len(names(run_dir)) == kept
+    assert ("cannot be written" in capsys.readouterr().err) == (not kept)

@@ -21,7 +21,7 @@ from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import Worker, run_worker
 from chinchilla.train import train_run
-from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.checkpoint import load_checkpoint, save
 from chinchilla.train.distributed import join
 
 RUNTIME = make_runtime()
@@ -168,14 +168,14 @@ def test_a_full_disk_at_the_stable_phase_is_reported_and_leaves_no_partial_check
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     [short] = horizons(data_dir, 10)
-    rename = os.rename
+    rename = save.rename
 
     def full(a, b):
         if "stable_phases" in str(b):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(a, b)
 
-    monkeypatch.setattr(os, "rename", full)
+    monkeypatch.setattr(save, "rename", full)
     with pytest.raises(OSError, match="No space left on device: a checkpoint needs"):
         train_run(
             short, tmp_path / "run", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases"

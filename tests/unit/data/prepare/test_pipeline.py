@@ -1,5 +1,6 @@
 """Preparing a token folder: reproducible bytes and clear errors."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -187,12 +188,12 @@ point, data_dir, corpus = sys.argv[1:]
 def progress(stage, done, total):
     if stage == point and done: die()
 if __name__ == "__main__":
-    replace, moved = os.replace, []
+    rename, moved = p.rename, []
     def counted(a, b):
         if Path(b).parent == Path(data_dir): moved.append(b)
         if point == "rename" and len(moved) == 3: die()
-        replace(a, b)
-    os.replace = counted
+        rename(a, b)
+    p.rename = counted
     if point == "manifest": Manifest.save = die
     stages.BYTES_PER_WORKER, encode.BATCH_BYTES = 1, 2_000
     p.prepare(command(Path(data_dir), Path(corpus), n_workers=2), progress)
@@ -319,3 +320,17 @@ def test_tokens_beside_the_text_are_refused_before_anything_is_written(
     assert cli.main(["data", "corpus=text", f"corpus.paths=[{paths}]", f"data_dir={data_dir}"]) == 2
     assert "would put tokens beside the text" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [pipeline.WORK, pipeline.LOCK, "tokenizer.model", "manifest.json"])
+def test_a_link_in_the_folder_does_not_lead_elsewhere(tmp_path, name):
+    """Planted by another user of a shared folder; what is in the way is replaced or refused."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "precious").write_text("mine")
+    (tmp_path / "d").mkdir()
+    target = tmp_path / "home" / ("" if name == pipeline.WORK else "precious")
+    (tmp_path / "d" / name).symlink_to(target)
+    with contextlib.suppress(InputError, DataError):
+        prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents(30))))
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["precious"]
+    assert (tmp_path / "home" / "precious").read_text() == "mine"

@@ -1,11 +1,9 @@
 """An interrupted preparation is resumed and gives the same bytes."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from data_corpora import documents, write_jsonl
@@ -13,6 +11,7 @@ from test_pipeline_killed import contents, mixture
 
 from chinchilla.config import SourceConfig, TokenizerConfig
 from chinchilla.core.errors import InputError, UnreachableError
+from chinchilla.core.files import rename
 from chinchilla.data.prepare import pipeline, stages
 from chinchilla.data.prepare.pipeline import prepare
 
@@ -122,12 +121,12 @@ def stop_at_move(monkeypatch, number: int) -> None:
     """Ctrl-C before the file of this number is moved into its place."""
     moves = iter(range(10**6))
 
-    def replace(source: Path, target: Path) -> None:
+    def move(source: Path, target: Path) -> None:
         if next(moves) == number:
             raise Stopped
-        os.replace(source, target)
+        rename(source, target)
 
-    monkeypatch.setattr(pipeline, "os", SimpleNamespace(**{**vars(os), "replace": replace}))
+    monkeypatch.setattr(pipeline, "rename", move)
 
 
 @pytest.mark.parametrize("given", [False, True])

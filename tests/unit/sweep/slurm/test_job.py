@@ -55,7 +55,9 @@ def test_a_job_is_requeued_if_it_is_to_continue(
 ):
     specs = make_specs(2, SLOW)
     make_sweep(tmp_path, specs)
-    job_array(tmp_path).save(tmp_path)
+    folder = tmp_path / "slurm" / "0123abcd"
+    folder.mkdir(parents=True)
+    job_array(Path("/another/sweep")).save(folder)  # as changed by someone else
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
     squeue.write_text(f'#!/bin/sh\n[ "$3" = 41 ] && echo {state}\n')
@@ -74,7 +76,7 @@ def test_a_job_is_requeued_if_it_is_to_continue(
         os.kill(os.getpid(), signum)
 
     threading.Thread(target=warn).start()
-    assert job.run_job(tmp_path) == (75 if returns else 0)
+    assert job.run_job(folder) == (75 if returns else 0)
     assert requeued == [1] * returns
     assert all(latest_claim(run_dir).released for run_dir in run_dirs)
 

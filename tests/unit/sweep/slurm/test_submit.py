@@ -15,7 +15,9 @@ from chinchilla.config import TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
-from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm import queue, submit
+from chinchilla.sweep.view.jobs import jobs_in_queue
+from chinchilla.sweep.view.logs import sweep_logs
 
 SUPPORT = Path(slurm_fakes.__file__).parent
 
@@ -50,6 +52,47 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     [(folder, array)] = queue.job_arrays(sweep).items()
     assert json.loads((folder / "answer.json").read_text())["job_id"] == "41"
     assert (array.n_jobs, array.n_workers, array.threads) == (3, 2, 4)
+
+
+def test_a_script_that_another_user_changes_before_sbatch_is_not_submitted(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+):
+    def write_and_change(path: Path, text: str) -> None:
+        path.write_text("#!/bin/sh\necho planted\n")
+
+    monkeypatch.setattr(submit, "write_text", write_and_change)
+    launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+    [script] = fake.scripts()
+    assert "planted" not in script
+    assert "--comment=chinchilla:sweep:" in script
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2775, 0o777])
+def test_logs_of_jobs_are_where_no_other_user_can_direct_them(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch, mode: int
+):
+    """Slurm follows links when it opens a log, and others may write to a folder of their group."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    sweep.chmod(mode)
+    if mode == 0o2775:
+        if os.getuid() != 0:
+            pytest.skip("only root can give a folder to another group")
+        os.chown(sweep, -1, 65530)
+    launch(on_slurm(), make_specs(1), sweep, tmp_path)
+    [folder] = (sweep / "slurm").iterdir()
+    private = tmp_path / "state" / "chinchilla" / "slurm" / folder.name
+    expected = folder if mode == 0o755 else private
+    assert f"--output={expected}/%j_0_log.out" in fake.scripts()[0]
+    (expected / "41_0_log.out").write_text("no module named chinchilla")
+    assert queue.job_logs(folder) == [expected / "41_0_log.out"]
+    fake.set_jobs([])
+    [row] = jobs_in_queue(sweep)["unstarted"]
+    assert row["log"] == str(expected / "41_0_log.out")
+    assert "no module named chinchilla" in str(sweep_logs(sweep, 5))
+    if expected == private:
+        assert private.stat().st_mode & 0o077 == 0
 
 
 def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm):
@@ -205,7 +248,9 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
-from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm import queue, submit
+from chinchilla.sweep.view.jobs import jobs_in_queue
+from chinchilla.sweep.view.logs import sweep_logs
 from chinchilla.sweep.launch import launch
 sweep, last = Path(sys.argv[2]), int(sys.argv[3])
 left = last

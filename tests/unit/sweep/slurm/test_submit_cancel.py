@@ -1,5 +1,6 @@
 """`chinchilla cancel` cancels the jobs of one sweep only."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,22 @@ def test_an_array_whose_launcher_died_is_found_and_cancelled(
     [record] = sweep.glob("slurm/*/answer.json")
     record.unlink()
     assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a file of another user")
+def test_jobs_named_in_a_record_of_another_user_are_not_cancelled(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    """A member of the group may write the comment of any job of this user into a record."""
+    for name in ("one", "two"):
+        launch(on_slurm(), make_specs(9), tmp_path / name, tmp_path)
+    [record] = (tmp_path / "two").glob("slurm/*/job.json")
+    copy = tmp_path / "one" / "slurm" / "planted"
+    copy.mkdir()
+    shutil.copy(record, copy)
+    os.chown(copy / "job.json", os.getuid() + 1, -1)
+    assert "cancelled 3 jobs: 41." in cancel(tmp_path / "one", capsys)
+    assert fake.cancelled() == ["41"]
 
 
 def test_a_job_number_reused_by_another_sweep_is_not_cancelled(

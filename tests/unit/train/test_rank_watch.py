@@ -10,9 +10,8 @@ import pytest
 import ranks_world
 from sweep_fakes import wait_until
 
-from chinchilla.sweep import rank_watch
-from chinchilla.sweep.rank_watch import RankWatch
-from chinchilla.train import distributed
+from chinchilla.train import distributed, rank_watch
+from chinchilla.train.rank_watch import RankWatch
 
 
 def hang(folder: Path) -> None:

@@ -1,0 +1,301 @@
+"""A folder that disappears while a worker trains, and results that cannot be written there."""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweep_fakes import command, fake_train, make_result, make_specs, make_sweep
+
+from chinchilla.config import RuntimeConfig
+from chinchilla.core import folders
+from chinchilla.plan import unwritten
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.sweep import claims, rescue
+from chinchilla.sweep.claims import acquire, latest_claim
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import has_result, run_dir_of
+from chinchilla.sweep.signals import Stop
+from chinchilla.sweep.worker import Worker, WorkerSummary
+
+RUNTIME = RuntimeConfig(device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def briefly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, and rescue folders in tmp_path/state."""
+    monkeypatch.setattr(folders, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(folders, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
+@pytest.fixture
+def spec() -> RunSpec:
+    return make_specs(1)[0]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, spec: RunSpec) -> Path:
+    return make_sweep(tmp_path / "sweep", [spec])
+
+
+def curve_for(spec: RunSpec) -> Curve:
+    return Curve(np.arange(spec.steps), np.full(spec.steps, 3.0))
+
+
+def train_and(event, with_curve: bool = True):
+    """Substitute for train_run: `event` happens before its curve and result are written."""
+
+    def train(spec, run_dir, *args, **settings):
+        event()
+        if with_curve:
+            unwritten.hand_over(run_dir, curve_for(spec))
+        return make_result(spec)
+
+    return train
+
+
+def work(sweep: Path, train=fake_train, **settings) -> WorkerSummary:
+    return Worker(sweep, sweep, RUNTIME, "w", train, **settings).run()
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "state" / "chinchilla" / "rescue").glob("*"))
+
+
+def move_away(sweep: Path) -> Path:
+    return sweep.rename(sweep.with_name("away"))
+
+
+def die(run_dir: Path) -> None:
+    """As if the process of the latest claim, which this one is, had ended."""
+    record = latest_claim(run_dir)
+    path = run_dir / f"claim-{record.fence}.json"
+    path.write_text(json.dumps({**asdict(record), "pid_start": "0"}))
+
+
+def test_a_result_is_written_when_the_folder_comes_back(sweep: Path, spec, tmp_path: Path):
+    away = sweep.with_name("away")
+
+    def leave_for_a_while() -> None:
+        move_away(sweep)
+        threading.Timer(0.1, lambda: away.rename(sweep)).start()
+
+    assert work(sweep, train_and(leave_for_a_while)).finished == [spec.run_id]
+    assert Curve.load(run_dir_of(sweep, spec)).loss[0] == 3.0
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("back", ["renamed", "moved back", "planned again"])
+def test_a_result_without_a_folder_is_rescued_and_published_by_the_next_worker(
+    sweep: Path, spec, tmp_path: Path, back: str
+):
+    summary = work(sweep, train_and(lambda: move_away(sweep)))
+    [folder] = kept(tmp_path)
+    assert str(folder) in summary.cannot_train
+    assert f"{sweep} is not there any more" in summary.cannot_train
+    assert summary.cannot_train.count("\n") == 0
+    assert summary.exit_code() == 1
+    assert not sweep.exists()
+    assert folder.stat().st_mode & 0o077 == 0
+
+    die(sweep.with_name("away") / "runs" / spec.run_id)
+    if back == "renamed":
+        sweep = sweep.with_name("away")
+    elif back == "moved back":
+        sweep.with_name("away").rename(sweep)
+    else:
+        folders.unguard(sweep)  # as in another process
+        make_sweep(sweep, [spec])
+    assert work(sweep, None).errors == 0  # no run is left to train
+    assert RunResult.load(run_dir_of(sweep, spec)).status == "finished"
+    assert len(Curve.load(run_dir_of(sweep, spec)).loss) == spec.steps
+    assert kept(tmp_path) == []
+
+
+def test_a_curve_that_was_written_before_is_rescued_too(sweep: Path, spec, tmp_path: Path):
+    """The disk is full after the curve."""
+
+    def train(spec, run_dir, *args, **settings):
+        curve_for(spec).save(run_dir)
+        claims.create_once = full
+        return make_result(spec)
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    real = claims.create_once
+    try:
+        summary = work(sweep, train)
+    finally:
+        claims.create_once = real
+    [folder] = kept(tmp_path)
+    assert "No space left on device" in summary.cannot_train
+    assert len(Curve.load(folder / spec.run_id).loss) == spec.steps
+    assert json.loads((folder / spec.run_id / "result.json").read_text())["final_loss"] == 3.0
+
+
+def test_a_full_disk_is_tried_again(sweep: Path, spec, tmp_path: Path, monkeypatch):
+    real, calls = claims.create_once, []
+
+    def full_at_first(path: Path, text: str) -> bool:
+        if path.name == "result.json":
+            calls.append(path)
+            if len(calls) < 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, text)
+
+    monkeypatch.setattr(claims, "create_once", full_at_first)
+    assert work(sweep, train_and(lambda: None)).finished == [spec.run_id]
+    assert len(calls) == 3
+    assert kept(tmp_path) == []
+
+
+def test_a_stop_ends_the_wait_and_keeps_the_result(sweep: Path, spec, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(folders, "WAIT_SECONDS", 60.0)
+    stop = Stop()
+
+    def leave() -> None:
+        move_away(sweep)
+        threading.Timer(0.1, lambda: setattr(stop, "requested", True)).start()
+
+    summary = work(sweep, train_and(leave), stop=stop)
+    assert summary.exit_code() == 1
+    assert len(kept(tmp_path)) == 1
+
+
+def test_training_goes_on_while_the_folder_is_away(sweep: Path, spec):
+    """Heartbeats, progress and claims need not be written."""
+    away, steps = sweep.with_name("away"), []
+
+    def train(spec, run_dir, data_dir, runtime, *, on_progress, should_stop, **settings):
+        move_away(sweep)
+        for step in range(1, 10):
+            assert not should_stop()
+            on_progress(step, 3.0)
+            steps.append(step)
+        assert not sweep.exists()
+        away.rename(sweep)
+        return make_result(spec)
+
+    assert work(sweep, train).finished == [spec.run_id]
+    assert steps == list(range(1, 10))
+
+
+def test_an_error_while_the_folder_is_away_is_no_attempt(sweep: Path, spec):
+    away = sweep.with_name("away")
+    calls = []
+
+    def train(spec, run_dir, *args, **settings):
+        calls.append(run_dir)
+        if len(calls) == 1:
+            move_away(sweep)
+            threading.Timer(0.1, lambda: away.rename(sweep)).start()
+            (run_dir / "spec.json").read_text()
+        return make_result(spec)
+
+    summary = work(sweep, train)
+    assert (summary.finished, summary.errors, len(calls)) == ([spec.run_id], 0, 2)
+    assert not (run_dir_of(sweep, spec) / "attempts").exists()
+
+
+@pytest.mark.parametrize("recreate", [False, True])
+def test_a_worker_without_its_folder_stops_with_one_line(sweep: Path, spec, recreate: bool):
+    def lose() -> None:
+        shutil.rmtree(sweep)
+        if recreate:
+            make_sweep(sweep, [spec])
+        raise RuntimeError("cannot be read")
+
+    summary = work(sweep, train_and(lose))
+    assert f"the folder {sweep} is not there any more, or is another one" in summary.cannot_train
+    assert summary.exit_code() == 1
+    assert not (sweep / "runs").exists()
+
+
+def test_a_launcher_without_its_folder_ends_with_one_line(sweep: Path, spec, capsys):
+    code = launch(command(), [spec], sweep, sweep, train=train_and(lambda: move_away(sweep)))
+    assert code == 1
+    printed = capsys.readouterr().err.splitlines()
+    [line] = [line for line in printed if "is not there any more" in line]
+    [(folder, _)] = rescue.rescued(sweep)
+    assert str(folder) in line
+    assert not sweep.exists()
+
+
+def test_a_deleted_run_does_not_hold_its_worker(sweep: Path, spec, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(folders, "WAIT_SECONDS", 60.0)
+    work(sweep, train_and(lambda: shutil.rmtree(run_dir_of(sweep, spec))))
+    assert len(kept(tmp_path)) == 1
+
+
+def rescue_a_result(sweep: Path, spec: RunSpec) -> Path:
+    """A rescue folder, with the sweep's folder back in its place."""
+    work(sweep, train_and(lambda: move_away(sweep)))
+    sweep.with_name("away").rename(sweep)
+    die(run_dir_of(sweep, spec))
+    [(folder, run_id)] = rescue.rescued(sweep)
+    assert run_id == spec.run_id
+    return folder
+
+
+def test_a_rescued_result_never_replaces_another(sweep: Path, spec):
+    """Another worker has trained the run meanwhile."""
+    folder = rescue_a_result(sweep, spec)
+    claim = acquire(run_dir_of(sweep, spec), "other")
+    assert claim.publish("result.json", asdict(make_result(spec, final_loss=2.0)))
+    claim.release()
+    work(sweep)
+    assert RunResult.load(run_dir_of(sweep, spec)).final_loss == 2.0
+    assert not folder.exists()
+
+
+def test_a_rescued_result_waits_for_a_worker_that_trains_the_run(sweep: Path, spec):
+    folder = rescue_a_result(sweep, spec)
+    claim = acquire(run_dir_of(sweep, spec), "other")
+    rescue.bring_back(sweep)
+    assert folder.exists()
+    assert not has_result(run_dir_of(sweep, spec))
+    claim.release()
+    fence = latest_claim(run_dir_of(sweep, spec)).fence
+    rescue.bring_back(sweep)
+    assert not folder.exists()
+    assert has_result(run_dir_of(sweep, spec))
+    assert latest_claim(run_dir_of(sweep, spec)).fence == fence + 2  # claimed, then committed
+
+
+@pytest.mark.parametrize("harm", ["readable by others", "link", "another run", "not JSON"])
+def test_what_another_user_may_have_written_is_not_published(sweep: Path, spec, harm: str):
+    folder = rescue_a_result(sweep, spec)
+    if harm == "readable by others":
+        folder.chmod(0o777)
+    elif harm == "link":
+        folder.rename(sweep.parent / "elsewhere")
+        folder.symlink_to(sweep.parent / "elsewhere")
+    elif harm == "another run":
+        other = asdict(make_result(replace(spec, seed=7)))
+        (folder / spec.run_id / "result.json").write_text(json.dumps(other))
+    else:
+        (folder / spec.run_id / "result.json").write_text("{")
+    rescue.bring_back(sweep)
+    assert not has_result(run_dir_of(sweep, spec))
+    assert folder.exists()
+
+
+def test_without_a_home_the_temporary_folder_is_used(sweep: Path, spec, tmp_path: Path):
+    (tmp_path / "state").write_text("no folder")
+    summary = work(sweep, train_and(lambda: move_away(sweep)))
+    [folder] = (tmp_path / "temporary").iterdir()
+    assert str(folder) in summary.cannot_train
+    sweep.with_name("away").rename(sweep)
+    die(run_dir_of(sweep, spec))
+    work(sweep, None)
+    assert has_result(run_dir_of(sweep, spec))
