@@ -140,7 +140,10 @@ def rescued(sweep_dir: Path) -> Iterator[tuple[Path, str]]:
     """Rescue folders of a sweep, also if it has been renamed or made again, with the id of the run."""
     guard = guard_of(sweep_dir)
     for place in _places():
-        for folder in sorted(place.glob(f"{_prefix()}*")):
+        found: list[Path] = []
+        with contextlib.suppress(OSError):  # the home of another user
+            found = sorted(place.glob(f"{_prefix()}*"))
+        for folder in found:
             about = folder.lstat()
             private = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
             if not private or about.st_uid != os.getuid():

@@ -49,7 +49,7 @@ from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.run_folder import curve_problem, load_curve
+from chinchilla.plan.run_folder import load_curve
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.damage.access import blocked_reason, refused
 
@@ -262,12 +262,10 @@ def run_state(run_dir: Path, with_curve: bool = False) -> RunState:
     try:
         os.lstat(path)
         result = RunResult.load(run_dir)
-        if with_curve and result.status != "failed":
-            path = run_dir / "curve.npz"
-            return RunState(result.status, result, curve=load_curve(run_dir, result))
-        if problem := curve_problem(run_dir, result):
-            return RunState("damaged", problem=f"{problem}: launch the sweep again")
-        return RunState(result.status, result)
+        if not with_curve or result.status == "failed":
+            return RunState(result.status, result)
+        path = run_dir / "curve.npz"
+        return RunState(result.status, result, curve=load_curve(run_dir, result))
     except FileNotFoundError:
         return RunState("")
     except OSError as error:

@@ -232,17 +232,19 @@ def test_a_sweep_planned_by_another_version_gives_one_line(say, sweep_dir, comma
     )
 
 
-def test_results_of_another_version_give_one_line(say, sweep_dir):
+def test_a_result_of_another_version_is_left_out_and_named(say, sweep_dir):
     spec = load_plan(sweep_dir / "plan.jsonl")[0]
     run_dir = sweep_dir / "runs" / spec.run_id
     replace(RunResult.load(run_dir), schema=1).save(run_dir)
-    one_line(say("fit sweep_dir=sweep"), 2, "result.json", "schema 1")
+    said = say("fit sweep_dir=sweep n_bootstrap=0")
+    assert f"run {spec.run_id} is left out" in " ".join(said.out.split())
+    assert "RunResult of schema 1" in " ".join(said.out.split())
 
 
 LEFT_OUT: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a damaged curve": (
         lambda own, other: (own / "curve.npz").write_bytes(b"PK\x03\x04"),
-        "curve.npz is not the one that result.json names. Restore it from a copy, or move result.json",
+        "curve.npz is not the one that result.json names: launch the sweep again",
     ),
     "no curve": (lambda own, other: (own / "curve.npz").unlink(), "curve.npz is missing"),
     "the curve of another run": (
@@ -291,7 +293,7 @@ def test_a_sweep_of_which_no_records_agree_gives_its_runs(say, sweep_dir):
         path.unlink()
     said = say("fit sweep")
     assert said.code == 2
-    assert said.err.count("is left out: training curve") == 5
+    assert said.err.count("curve.npz is missing: launch the sweep again") == 5
 
 
 def test_a_sweep_without_finished_runs_gives_one_line(say, sweep_dir):

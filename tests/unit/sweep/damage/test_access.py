@@ -1,5 +1,6 @@
 """Damage that appears while workers are at work, and what other commands do about it."""
 
+import errno
 import os
 import shutil
 import time
@@ -14,6 +15,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status
 from chinchilla.sweep.damage.access import move_aside
+from chinchilla.sweep.failures import is_of_one_run
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
@@ -50,13 +52,11 @@ def test_damage_during_training_ends_only_that_run(tmp_path: Path, damage, caplo
 
 
 def test_an_error_of_the_whole_sweep_is_not_one_runs(tmp_path: Path):
-    def train(spec, run_dir, *args, **settings):
-        (tmp_path / "runs").rename(tmp_path / "moved")
-        raise RuntimeError("all files are gone")
-
-    make_sweep(tmp_path, SPECS)
-    with pytest.raises(FileNotFoundError):
-        Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", train).run()
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory")
+    assert not is_of_one_run(error, tmp_path)  # without runs/
+    (tmp_path / "runs").mkdir()
+    assert is_of_one_run(error, tmp_path)
+    assert not is_of_one_run(OSError(errno.ESTALE, "Stale file handle"), tmp_path)
 
 
 def test_a_blocked_run_does_not_delay_runs_that_share_its_stable_phase(tmp_path: Path):
@@ -83,7 +83,7 @@ def test_fits_leave_a_damaged_run_out_and_name_it(tmp_path: Path, capsys):
     assert main(["fit", str(tmp_path), "n_bootstrap=0"]) == 3  # one run is left
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{SPECS[0].run_id}/result.json is damaged: launch the sweep again" in printed
-    assert f"{SPECS[1].run_id}/curve.npz is damaged: launch the sweep again" in printed
+    assert f"{SPECS[1].run_id}/curve.npz is not the one that result.json names: launch" in printed
 
 
 def test_sync_names_a_run_that_it_cannot_read_and_sends_the_others(

@@ -34,7 +34,7 @@ def fill(sweep: Path) -> None:
     acquire(run_dir, "earlier").release()
     for name in ("attempts", "checkpoints", "tensorboard"):
         (run_dir / name).mkdir()
-    (run_dir / "spec.json").write_text(json.dumps(LEFT.to_dict()))
+    (run_dir / "spec.json").write_text(json.dumps(LEFT.to_record()))
     (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
     (run_dir / "progress.json").write_text('{"step": 1}')
     (run_dir / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
@@ -163,7 +163,7 @@ def test_a_damaged_plan_is_written_again(sweep: Path, by: str, capsys):
 
 
 def test_a_spec_copied_from_another_run_adds_no_run_to_the_plan(sweep: Path):
-    (run_dir_of(sweep, LEFT) / "spec.json").write_text(json.dumps(make_specs(3)[2].to_dict()))
+    (run_dir_of(sweep, LEFT) / "spec.json").write_text(json.dumps(make_specs(3)[2].to_record()))
     (sweep / "plan.jsonl").write_text("{")
     launch(command(), [DONE], sweep, sweep, train=fake_train)
     assert load_plan(sweep / "plan.jsonl") == [DONE]

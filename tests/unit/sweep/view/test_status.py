@@ -177,14 +177,14 @@ def test_a_failure_has_its_kind(result: Path, tmp_path: Path):
 def test_an_invalid_result_is_shown_as_damaged(result: Path, tmp_path: Path, odd: dict):
     edit_record(result, **odd)
     [row] = sweep_status(tmp_path).rows
-    assert (row.state, row.reason) == ("waiting", "result.json is damaged; launch the sweep again")
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
 
 
 @pytest.mark.parametrize("name", ["final_loss", "device", "reason", "spec", "status"])
 def test_a_result_without_a_field_is_damaged(result: Path, tmp_path: Path, name: str):
     edit_record(result, name)
     [row] = sweep_status(tmp_path).rows
-    assert (row.state, row.reason) == ("waiting", "result.json is damaged; launch the sweep again")
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
 
 
 def test_a_result_of_another_version_is_a_row(result: Path, tmp_path: Path):
