@@ -13,7 +13,7 @@ import stat
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Faults:
     place: Place
     draw: random.Random
     long_stop: float = LONG_STOP
+    groups: Sequence[str] = tuple(FILES)  # of files that are damaged
     terminated: dict[int, float] = field(default_factory=dict)  # pid -> monotonic time of SIGTERM
     destroyed: set[str] = field(default_factory=set)  # SHA-256 of results that a fault has damaged
     problems: list[str] = field(default_factory=list)
@@ -78,8 +79,9 @@ class Faults:
         return self.draw.choice(found) if found else None
 
     def file(self, *groups: str) -> Path | None:
-        """A file of one of these groups (default: of all), each group being equally likely."""
-        for group in self.draw.sample(groups or tuple(FILES), len(groups or FILES)):
+        """A file of one of these groups, each being equally likely; default: `self.groups`."""
+        groups = groups or tuple(self.groups)
+        for group in self.draw.sample(groups, len(groups)):
             try:
                 found = sorted(self.place.sweep_dir.glob(FILES[group]))
             except OSError:
@@ -233,8 +235,10 @@ def _move(faults: Faults, kind: str, path: Path) -> Hit | None:
             made = path.with_name(f"made-{uuid.uuid4().hex[:6]}")
             os.rename(path, made)
             os.rename(other, path)
-            files = [str(p.relative_to(made)) for p in made.rglob("*")][:5]
-            faults.problems.append(f"the sweep's folder was moved and made again, with {files}")
+            # A launcher that finds no folder begins a sweep. A worker must not make the folder again.
+            if not (made / "plan.jsonl").exists():
+                files = [str(p.relative_to(made)) for p in made.rglob("*")][:5]
+                faults.problems.append(f"the sweep's folder was moved and made again, with {files}")
         # A run's folder that was made meanwhile stays; the moved one is beside the sweep.
 
     return faults.for_a_while(kind, faults.name(path), back)

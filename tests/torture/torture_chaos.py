@@ -1,7 +1,7 @@
 """Faults of all kinds while launchers, workers and other commands use one sweep; then it is finished.
 
     python tests/torture/torture_chaos.py --faults 250 --minutes 8 --seed 1 [--kinds fifo,kill_worker]
-        [--runs 26] [--work FOLDER]
+        [--files result,curve] [--runs 26] [--work FOLDER]
 
 A sweep is first trained without faults, for comparison. Then 4 to 6 launchers at once train it on a small disk
 as another user (`chaos_place`), other commands read and write it, and faults (`chaos_faults`) come in a random
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
-from chaos_faults import KINDS, LONG_STOP, NEED_A_DISK, Faults
+from chaos_faults import FILES, KINDS, LONG_STOP, NEED_A_DISK, Faults, Hit
 from chaos_place import END_SECONDS, Place, processes, reap, run_in, wait_until
 from small_world import make_speeches
 
@@ -75,11 +76,13 @@ class Soak:
 
     def __post_init__(self) -> None:
         seconds = min(LONG_STOP, 15 * self.options.minutes)
-        self.faults = Faults(self.place, random.Random(self.options.seed), seconds)
+        self.faults = Faults(
+            self.place, random.Random(self.options.seed), seconds, self.options.files
+        )
         self.outside_sweep = self.place.outside / "sweep"
         self.launchers: dict[int, subprocess.Popen[bytes]] = {}
         self.other: subprocess.Popen[bytes] | None = None
-        self.other_since = self.launched_at = 0.0
+        self.other_since = self.launched_at = self.hit_at = 0.0
         self.n_started = 0
         self.undo: list[tuple[float, Any]] = []
         self.late: Counter[int] = Counter()  # pid -> seconds since SIGTERM in which it could run
@@ -102,30 +105,21 @@ class Soak:
     def run(self) -> None:
         """Cause the faults, then end all processes and all faults of the surroundings."""
         options = self.options
-        began, n, deck = time.monotonic(), 0, list[str]()
+        claims = self.place.sweep_dir.glob
+        wait_until(lambda: self.tend() or any(claims("runs/*/claim-*.json")), LIMIT_SECONDS)
+        began, deck = time.monotonic(), list[str]()
         pause = 60 * options.minutes / options.faults
         with open(self.place.work / "faults.jsonl", "a", buffering=1) as log:
-            while n < options.faults and time.monotonic() < began + 120 * options.minutes:
+            while (n := self.hits.total()) < options.faults:
+                now = time.monotonic() - began
+                if now > 120 * options.minutes:
+                    break
                 self.tend()
-                if time.monotonic() >= began + n * pause and self.launchers:
-                    for i, kind in enumerate(deck or options.kinds):
-                        if not deck:
-                            deck = self.draw.sample(options.kinds, len(options.kinds))
-                            kind = deck[0]
-                        if (hit := KINDS[kind](self.faults)) is None:
-                            continue
-                        deck.pop(i)
-                        n += 1
-                        self.hits[kind] += 1
-                        roles = {p.role for p in processes(self.place)}
-                        self.while_training += "worker" in roles
-                        row = {"n": n, "s": round(time.monotonic() - began, 1), "kind": kind}
-                        log.write(json.dumps(row | {"target": hit.target}) + "\n")
-                        if hit.undo:
-                            self.undo.append((time.monotonic() + hit.seconds, hit.undo))
-                        break
-                    else:
-                        deck = []
+                if now >= n * pause and self.launchers:
+                    kind, hit = self.next_fault(deck)
+                    if hit:
+                        row = {"n": n, "s": round(now, 1), "kind": kind, "target": hit.target}
+                        log.write(json.dumps(row) + "\n")
                 time.sleep(0.05)
         self.seconds = time.monotonic() - began
         for _, undo in self.undo:
@@ -141,6 +135,27 @@ class Soak:
             process.signal(signal.SIGKILL)
         wait_until(lambda: not processes(self.place), 10)
 
+    def next_fault(self, deck: list[str]) -> tuple[str, Hit | None]:
+        """Cause a fault of the first kind of `deck`, the kinds left in this round, that hits something.
+
+        A round has each kind once, in random order. One that hits nothing for 5 s ends.
+        """
+        now = time.monotonic()
+        if not deck or now > self.hit_at + 5:
+            self.hit_at = now
+            deck[:] = self.draw.sample(self.options.kinds, len(self.options.kinds))
+        for kind in list(deck):
+            training = any(p.role == "worker" for p in processes(self.place))
+            if hit := KINDS[kind](self.faults):
+                deck.remove(kind)
+                self.hit_at = now
+                self.hits[kind] += 1
+                self.while_training += training
+                if hit.undo:
+                    self.undo.append((time.monotonic() + hit.seconds, hit.undo))
+                return kind, hit
+        return "", None
+
     def tend(self, launch: bool = True) -> None:
         """End faults that are due, start what has ended, and look for results and for processes that hang."""
         now = time.monotonic()
@@ -151,7 +166,7 @@ class Soak:
         self.watch(now)
         for pid in [pid for pid, p in self.launchers.items() if p.poll() is not None]:
             self.ended("sweep", self.launchers.pop(pid))
-        wanted = 4 + int(now / 20) % 3
+        wanted = 0 if "move_sweep" in self.faults.surroundings else 4 + int(now / 20) % 3
         if launch and len(self.launchers) < wanted and now > self.launched_at + 1.5:
             self.launched_at = now
             process = self.start(*self.words(self.outside_sweep, 1 + self.n_started % 2))
@@ -338,11 +353,16 @@ def chaos(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def kinds(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in KINDS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(KINDS)}")
-    return names
+def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """A parser of names with commas between them."""
+
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(known)}")
+        return names
+
+    return parse
 
 
 def main() -> int:
@@ -353,7 +373,10 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=int, default=26, choices=BUDGETS)
-    parser.add_argument("--kinds", type=kinds, default=list(KINDS), help="comma-separated")
+    parser.add_argument("--kinds", type=names_of(KINDS), default=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument(
+        "--files", type=names_of(FILES), default=list(FILES), help="to damage: " + ", ".join(FILES)
+    )
     parser.add_argument(
         "--work", type=Path, help="an empty folder to keep; default: a temporary one"
     )
