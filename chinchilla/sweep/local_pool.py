@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,25 +64,34 @@ class Pool:
     ) -> None:
         self.logs: dict[subprocess.Popen[bytes], Path] = {}
         (sweep_dir / "workers").mkdir(exist_ok=True)
-        for i in range(size.n_workers):
-            name = worker_name(i)
-            environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
-            if size.gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
-            command = [*program, f"sweep_dir={quoted(str(sweep_dir))}"]
-            command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
-            command += [f"threads={size.threads}", f"parent={os.getpid()}"]
-            log = sweep_dir / "workers" / f"{name}.log"
-            with open(log, "ab") as f, block_warnings():
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=f,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
-                )
-            self.logs[process] = log
+        try:
+            for i in range(size.n_workers):
+                self._start(i, sweep_dir, data_dir, size, program)
+        except BaseException:  # `with` ends only the workers of a pool that is complete
+            self.__exit__()
+            raise
+
+    def _start(
+        self, i: int, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...]
+    ) -> None:
+        name = worker_name(i)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
+        if size.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
+        command = [*program, f"sweep_dir={quoted(str(sweep_dir))}"]
+        command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
+        command += [f"threads={size.threads}", f"parent={os.getpid()}"]
+        log = sweep_dir / "workers" / f"{name}.log"
+        with open(log, "ab") as f, block_warnings():
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=f,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
+            )
+        self.logs[process] = log
 
     def wait(self, stop: Stop) -> list[int]:
         """Wait for all workers and return their exit codes; `stop` sends them TERM once."""
@@ -98,7 +108,10 @@ class Pool:
         lines = []
         for process, log in self.logs.items():
             if process.returncode not in (EXIT_OK, EXIT_AGAIN):
-                output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                output = []
+                with suppress(OSError):  # the folder may have been moved
+                    text = log.read_text(encoding="utf-8", errors="replace")
+                    output = text.strip().splitlines()
                 lines.append(
                     f"worker {log.stem} ended with code {process.returncode}: "
                     f"{output[-1] if output else 'no output'} ({log})"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos_place import Place, Process, mount, processes
+from chaos_place import DISK_MB, Place, Process, mount, processes
 
 from chinchilla.core.files import temporary_path
 
@@ -187,8 +187,8 @@ def full(faults: Faults) -> Hit | None:
         return None
     filler = faults.place.inside / "filler"
     with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as f:
-        while True:
-            f.write(b"x" * 65_536)
+        for _ in range(DISK_MB << 5):
+            f.write(b"x" * 32_768)
     return faults.for_a_while("full", "disk", lambda: filler.unlink())
 
 
@@ -247,7 +247,9 @@ def _move(faults: Faults, kind: str, path: Path) -> Hit | None:
 def chmod(faults: Faults) -> Hit | None:
     """Take the permissions of a file or a folder, and give them back."""
     path = faults.draw.choice((faults.file, faults.folder))()
-    if path is None or (faults.place.user is None and faults.place.lacks == ""):
+    if path is None or (
+        faults.place.user is None and os.geteuid() == 0
+    ):  # modes mean nothing to root
         return None
     handle = os.open(path, os.O_PATH | os.O_NOFOLLOW)  # finds the file if it is renamed meanwhile
     itself = f"/proc/self/fd/{handle}"

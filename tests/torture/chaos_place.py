@@ -202,7 +202,9 @@ def _in_namespaces(act: Callable[[Place], int], folder: Path) -> tuple[int, str]
                 stop_on_term()
                 code = act(_mounted(folder))
             except SystemExit as error:
-                code = int(error.code or 0)
+                code = error.code if isinstance(error.code, int) else 1
+                if isinstance(error.code, str):
+                    print(error.code, file=sys.stderr)
             except BaseException:
                 import traceback
 
@@ -223,15 +225,15 @@ def _forward(child: int) -> None:
 
 def _mounted(folder: Path) -> Place:
     """Mount the disk twice, and let the other user reach Python and this package."""
-    mount("--make-rprivate", "/")
-    mount("-t", "proc", "proc", "/proc")
+    _must_mount("--make-rprivate", "/")
+    _must_mount("-t", "proc", "proc", "/proc")
     outside, inside = folder / "disk", folder / "inside"
     for path in (outside, inside, folder / "home", folder / "output"):
         path.mkdir(exist_ok=True)
     for path in (Path(sys.base_prefix), Path(sys.prefix), ROOT, folder):
         _make_reachable(path, folder)
-    mount("-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(outside))
-    mount("--bind", str(outside), str(inside))
+    _must_mount("-t", "tmpfs", "-o", f"size={DISK_MB}m,mode=755", "tmpfs", str(outside))
+    _must_mount("--bind", str(outside), str(inside))
     place = Place(folder, outside, inside, USER)
     for path in (outside, folder / "home"):
         place.owned(path)
@@ -249,10 +251,15 @@ def _make_reachable(path: Path, folder: Path) -> None:
         return
     kept = folder / "bound"
     kept.mkdir(exist_ok=True)
-    mount("--bind", str(path), str(kept))
-    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(closed[0]))
+    _must_mount("--bind", str(path), str(kept))
+    _must_mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(closed[0]))
     path.mkdir(parents=True)
-    mount("--move", str(kept), str(path))
+    _must_mount("--move", str(kept), str(path))
+
+
+def _must_mount(*words: str) -> None:
+    if not mount(*words):
+        raise SystemExit(f"mount {' '.join(words)} failed")
 
 
 def mount(*words: str) -> bool:
