@@ -280,7 +280,7 @@ def _damage(change: Callable[[Faults, Path], object]) -> Callable[[Faults], Hit 
                 return None
             faults.about_to_damage(path)
             change(faults, path)
-        except FileNotFoundError:  # a process was faster
+        except (OSError, ValueError, IndexError):  # a process was faster: gone, or shorter
             return None
         return Hit(faults.name(path))
 

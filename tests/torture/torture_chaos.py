@@ -39,7 +39,7 @@ from small_world import make_speeches
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import Curve, RunResult, load_plan
 
-BUDGETS = {26: "1.5e10,3e10,6e10,1.2e11", 10: "1.5e10,3e10"}
+BUDGETS = {26: "1.5e10,3e10,6e10,1.2e11", 10: "1.5e10,3e10", 5: "3e10"}  # by the number of runs
 HORIZONS = ("grid.horizon_models=[16x2,24x2]", "grid.horizon_tokens_per_param=[4,8,16]")
 NO_HORIZONS = ("grid.horizon_models=[]", "grid.horizon_tokens_per_param=[]")
 GRID = (
