@@ -320,6 +320,7 @@ def chaos(place: Place, options: argparse.Namespace) -> dict[str, Any]:
     say(f"{len(runs)} runs to compare with are trained; {options.faults} faults begin")
     soak.run()
     say(f"{sum(soak.hits.values())} faults in {soak.seconds:.0f} s; launching again")
+    began = time.monotonic()
     n_launches, refused = soak.relaunch()
     different = compare(runs, reference, place.sweep_dir)
     checks = {
@@ -345,6 +346,7 @@ def chaos(place: Place, options: argparse.Namespace) -> dict[str, Any]:
             "runs": len(runs),
             "bit_equal": len(runs) - len(different),
             "launches_afterwards": n_launches,
+            "seconds_of_these": round(time.monotonic() - began),
             "results_seen": len(soak.valid),
             "results_damaged_by_faults": len(soak.faults.destroyed),
             "exit_codes": dict(sorted(soak.codes.items())),
