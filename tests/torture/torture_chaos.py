@@ -13,12 +13,8 @@ Prints its counts as JSON; `--work` keeps the disk's contents, all output and fa
 
 import argparse
 import hashlib
-import itertools
 import json
-import os
 import random
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,12 +28,13 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
+from chaos_checks import compare, keep, tracebacks
 from chaos_faults import FILES, KINDS, LONG_STOP, NEED_A_DISK, Faults, Hit
 from chaos_place import END_SECONDS, Place, processes, reap, run_in, wait_until
 from small_world import make_speeches
 
 from chinchilla.core.errors import InputError
-from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.plan.records import RunResult, load_plan
 
 BUDGETS = {26: "1.5e10,3e10,6e10,1.2e11", 10: "1.5e10,3e10", 5: "3e10"}  # by the number of runs
 HORIZONS = ("grid.horizon_models=[16x2,24x2]", "grid.horizon_tokens_per_param=[4,8,16]")
@@ -56,7 +53,6 @@ CODES = (0, 1, 2, 3, 75, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 LIMIT_SECONDS = 120.0  # for a command that is not a launcher
 RELAUNCHES = 3
 SECONDS_PER_RUN = 15.0  # of a launch that finishes the sweep, and 60 s more
-TRACEBACK = re.compile(r"Traceback \(most recent call last\)|Fatal Python error")
 
 
 @dataclass
@@ -239,21 +235,6 @@ class Soak:
         lost = self.valid.keys() - there - self.faults.destroyed
         return [f"a result of {self.valid[digest]} is lost" for digest in lost]
 
-    def tracebacks(self) -> list[str]:
-        """Files of output and logs with a traceback, and its last line."""
-        logs = [*self.place.work.glob("output/*"), *self.place.inside.rglob("workers/*.log")]
-        found = []
-        for path in logs:
-            text = path.read_text(errors="replace") if path.is_file() else ""
-            for match in TRACEBACK.finditer(text):
-                first, *rest = text[match.start() :].splitlines()
-                frames = list(itertools.takewhile(lambda line: line.startswith(" "), rest))
-                last = rest[len(frames)] if len(rest) > len(frames) else first
-                # Before it imports the first module of the package, Ctrl-C ends Python with one.
-                if last != "KeyboardInterrupt" or any("chinchilla" in line for line in frames):
-                    found.append(f"traceback in {path.name}: {last[:200]}")
-        return found
-
     def relaunch(self) -> tuple[int, list[str]]:
         """Launch with the same words until the sweep is finished; how often, and what went wrong."""
         wrong, limit = [], 60 + SECONDS_PER_RUN * self.options.runs
@@ -273,36 +254,6 @@ class Soak:
     def has_ended(self, process: subprocess.Popen[bytes]) -> bool:
         reap(self.place)
         return process.poll() is not None
-
-
-def bits_of(run_dir: Path) -> dict[str, Any]:
-    """What must be equal: all losses of a finished run."""
-    for name in ("result.json", "curve.npz"):
-        if not (run_dir / name).is_file():  # reading a FIFO would not end
-            raise InputError(f"{name} is missing or not a file")
-    result, curve = RunResult.load(run_dir), Curve.load(run_dir)
-    return {
-        "status": result.status,
-        "final_loss": result.final_loss,
-        "validation_loss": result.validation_loss,
-        "curve": [hashlib.sha256(array.tobytes()).hexdigest() for array in vars(curve).values()],
-    }
-
-
-def compare(runs: list[str], reference: Path, sweep_dir: Path) -> list[str]:
-    """Runs whose bits differ from those of the comparison."""
-    wrong = []
-    for run_id in runs:
-        expected = bits_of(reference / "runs" / run_id)
-        try:
-            found = bits_of(sweep_dir / "runs" / run_id)
-        except (InputError, OSError) as error:
-            wrong.append(f"{run_id}: {error}")
-            continue
-        different = [key for key in expected if expected[key] != found[key]]
-        if different:
-            wrong.append(f"{run_id}: other {', '.join(different)}")
-    return wrong
 
 
 def chaos(place: Place, options: argparse.Namespace) -> dict[str, Any]:
@@ -327,7 +278,7 @@ def chaos(place: Place, options: argparse.Namespace) -> dict[str, Any]:
         "faults": [] if sum(soak.hits.values()) >= options.faults else ["too few faults hit"],
         "launches": refused,
         "hangs": soak.hangs,
-        "tracebacks": soak.tracebacks(),
+        "tracebacks": tracebacks(place),
         "results lost": soak.lost_results(),
         "others": soak.problems + soak.faults.problems,
     }
@@ -394,16 +345,6 @@ def main() -> int:
         return int(bool(found["wrong"]))
 
     return run_in(act, options.work)
-
-
-def keep(place: Place) -> None:
-    """Copy the disk's folders to work/kept; special files are left out."""
-
-    def special(folder: str, names: list[str]) -> list[str]:
-        paths = ((name, os.path.join(folder, name)) for name in names)
-        return [n for n, p in paths if not (os.path.isfile(p) or os.path.isdir(p))]
-
-    shutil.copytree(place.inside, place.work / "kept", ignore=special, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":
