@@ -33,7 +33,7 @@ test: install ## run the quick tests: about 2.5 minutes on 2 cores
 test-slow: install ## run the slow tests: about 10 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'slow and not gpu and not slurm'
 
-torture: install ## run the fault-injection tests at full count: 10 minutes; writes docs/results/torture.json
+torture: install ## run the fault-injection tests at full count: 30 minutes; writes docs/results/torture.json
 	$(BIN)/python tests/torture/run.py
 
 test-gpu: install ## run the tests that need a CUDA device

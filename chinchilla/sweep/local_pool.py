@@ -66,25 +66,34 @@ class Pool:
         self, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...] = WORKER
     ) -> None:
         self.logs: dict[subprocess.Popen[bytes], Path] = {}
-        for i in range(size.n_workers):
-            name = worker_name(i)
-            environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
-            if size.gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
-            command = [*program, f"sweep_dir={quoted(str(sweep_dir))}"]
-            command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
-            command += [f"threads={size.threads}", f"parent={os.getpid()}"]
-            log = sweep_dir / "workers" / f"{name}.log"
-            with open_log(log) as f, block_warnings():
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=f,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
-                )
-            self.logs[process] = log
+        try:
+            for i in range(size.n_workers):
+                self._start(i, sweep_dir, data_dir, size, program)
+        except BaseException:  # `with` ends only the workers of a pool that is complete
+            self.__exit__()
+            raise
+
+    def _start(
+        self, i: int, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...]
+    ) -> None:
+        name = worker_name(i)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
+        if size.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
+        command = [*program, f"sweep_dir={quoted(str(sweep_dir))}"]
+        command += [f"data_dir={quoted(str(data_dir))}", f"name={name}"]
+        command += [f"threads={size.threads}", f"parent={os.getpid()}"]
+        log = sweep_dir / "workers" / f"{name}.log"
+        with open_log(log) as f, block_warnings():
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=f,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
+            )
+        self.logs[process] = log
 
     def wait(self, stop: Stop) -> list[int]:
         """Wait for all workers and return their exit codes; `stop` sends them TERM once."""

@@ -36,6 +36,14 @@ LAUNCHERS = 30
 OF_LAUNCHERS = (
     "a launcher of a Slurm sweep is SIGKILLed at a random point: each job is submitted once"
 )
+SOAKS = (1, 2)  # seeds
+FAULTS, SOAK_MINUTES = 250, 8
+
+
+def of_chaos(seed: int, faults: int, minutes: float, runs: int = 26) -> dict[str, Any]:
+    """Run torture_chaos.py."""
+    numbers = {"seed": seed, "faults": faults, "minutes": minutes, "runs": runs}
+    return _apart("torture_chaos.py", *(f"--{key}={value}" for key, value in numbers.items()))
 
 
 def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def _apart(program: str, *words: str) -> dict[str, Any]:
     run = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT}
     )
-    if run.returncode:
+    if not run.stdout:
         return {"asked": 1, "passed": 0, "wrong": [run.stderr[-500:]], "details": {}}
     return json.loads(run.stdout)
 
@@ -95,6 +103,9 @@ def main(out: Path) -> int:
         for name, (what, *counts) in CLAIMS.items():
             tortures[what] = lambda name=name, counts=counts: of_claims(name, work / name, *counts)
         tortures[OF_LAUNCHERS] = lambda: of_launchers(work / "launchers", LAUNCHERS)
+        for seed in SOAKS:
+            what = f"{FAULTS} faults of all kinds in a sweep, then plain launches (seed {seed})"
+            tortures[what] = lambda seed=seed: of_chaos(seed, FAULTS, SOAK_MINUTES)
         for what, run in tortures.items():
             start = time.perf_counter()
             found = run()

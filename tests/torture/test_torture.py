@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run import of_claims, of_launchers
+from run import of_chaos, of_claims, of_launchers
 
 
 def assert_all_passed(found: dict[str, Any], at_least: int) -> None:
@@ -49,3 +49,9 @@ def test_damaged_checkpoints_are_noticed_and_passed_over(data_dir: Path, tmp_pat
 
     found = damaged_checkpoints(data_dir, tmp_path, n=12)
     assert_all_passed(vars(found) | {"passed": found.passed}, 12)
+
+
+@pytest.mark.slow
+def test_a_sweep_with_faults_of_all_kinds_is_finished_by_launching_again():
+    """Five runs; each is a case, and so are the checks of hangs, tracebacks and lost results."""
+    assert_all_passed(of_chaos(seed=1, faults=21, minutes=0.35, runs=5), 11)
