@@ -13,9 +13,9 @@ from typing import Any
 
 from chinchilla import __version__
 from chinchilla.config import COMMANDS
-from chinchilla.config.compose import compose, composed
+from chinchilla.config.command_line.compose import compose, composed
+from chinchilla.config.command_line.words import choices, groups_of, words_usage
 from chinchilla.config.setting import settings_of
-from chinchilla.config.words import choices, groups_of, words_usage
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError, nearest
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program

@@ -12,8 +12,8 @@ from pathlib import Path
 from bench.bench_tools import Arguments, existing_folder, provenance
 
 from chinchilla.commands.shared import sweep_runs
-from chinchilla.core.files import write_json
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.writing import write_json
 
 
 def main(folder: Path, docs: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.bench_tools import Arguments, existing_folder, provenance
 
 from chinchilla.commands.shared import sweep_runs
-from chinchilla.core.files import write_json
+from chinchilla.core.files.writing import write_json
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import default_budget, recommendation
 

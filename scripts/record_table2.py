@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.bench_tools import RESULTS, Arguments, existing_file, provenance
 
 import chinchilla
-from chinchilla.core.files import write_json, write_text
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
+from chinchilla.core.files.writing import write_json, write_text
 from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
 

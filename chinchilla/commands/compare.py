@@ -8,7 +8,7 @@ import numpy as np
 from chinchilla import config
 from chinchilla.commands.shared import fits_of, print_json, sweep_runs
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import writable_dir, write_json
+from chinchilla.core.files.writing import writable_dir, write_json
 from chinchilla.core.terminal import print_message
 from chinchilla.decide.compare import NOT_REQUESTED, Side, summary
 from chinchilla.decide.compare import compare as compare_sides

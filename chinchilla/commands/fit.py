@@ -12,9 +12,9 @@ from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, SweepRuns, fits_of, shell_word, sweep_runs
 from chinchilla.core.errors import InputError, nearest_path
-from chinchilla.core.files import pretty_json, writable_dir
-from chinchilla.core.folders import register
-from chinchilla.core.reading import TEXT_BYTES, read_json, read_text, sha256_file
+from chinchilla.core.files.folders import register
+from chinchilla.core.files.reading import TEXT_BYTES, read_json, read_text, sha256_file
+from chinchilla.core.files.writing import pretty_json, writable_dir
 from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS

@@ -13,7 +13,7 @@ from chinchilla.commands.data import longest_use, show_use, use_record
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import print_table, show_plan
 from chinchilla.core.errors import InputError, Problems, Refusal
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files.writing import writable_dir
 from chinchilla.core.paper import VOCAB_SIZE
 from chinchilla.core.shapes import (
     FLOP_CONVENTIONS,

@@ -13,10 +13,10 @@ from chinchilla.commands.plan import open_tokens
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.config.checks import require_name
-from chinchilla.config.compose import compose
-from chinchilla.config.words import choices
+from chinchilla.config.command_line.compose import compose
+from chinchilla.config.command_line.words import choices
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_text
+from chinchilla.core.files.writing import write_text
 from chinchilla.core.table import Table, cell
 from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import count, device_hours, duration, number

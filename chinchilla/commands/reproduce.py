@@ -8,7 +8,7 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json, shell_word
 from chinchilla.commands.show import print_table
 from chinchilla.core.errors import Refusal
-from chinchilla.core.files import writable_dir, write_json, write_text
+from chinchilla.core.files.writing import writable_dir, write_json, write_text
 from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.observations.table import Observations
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chinchilla.config.words import shell_word
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.terminal import print_lines
 from chinchilla.plan.plan_file import read_plan

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
-from chinchilla.config.words import shell_word
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import Refusal
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files.writing import writable_dir
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import byte_size, duration

@@ -9,8 +9,8 @@ from typing import Any
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import EXIT_FAILED, EXIT_OK, InputError, one_line
-from chinchilla.core.files import clean_leftovers
-from chinchilla.core.folders import register
+from chinchilla.core.files.folders import register
+from chinchilla.core.files.writing import clean_leftovers
 from chinchilla.core.terminal import print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
 

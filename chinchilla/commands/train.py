@@ -8,7 +8,7 @@ from chinchilla.commands.data import show_use
 from chinchilla.commands.plan import check_plan, chosen_precision, open_tokens
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import EXIT_FAILED, EXIT_OK
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files.writing import writable_dir
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.grid import build_shape, plan_run
 from chinchilla.plan.records import RunResult

@@ -20,7 +20,7 @@ from chinchilla.core.errors import (
     error_summary,
     os_error_message,
 )
-from chinchilla.core.folders import opened
+from chinchilla.core.files.folders import opened
 from chinchilla.core.terminal import OutputError, print_error
 
 _FOLDER = "traceback_folder"  # attribute of an exception, set by `tracebacks_in`

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import chinchilla
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_blocks, sha256_file
+from chinchilla.core.files.reading import read_blocks, sha256_file
 
 GIT_TIMEOUT_SECONDS = 20.0
 

@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 
 from chinchilla.config import SourceConfig
 from chinchilla.core.errors import DataError, UnreachableError, one_line
-from chinchilla.core.reading import open_regular
+from chinchilla.core.files.reading import open_regular
 from chinchilla.data.corpus_files import corpus_files, hub_settings
 
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document

@@ -17,7 +17,7 @@ from typing import Any
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import LFS_POINTER_BYTES, is_lfs_pointer, open_regular
+from chinchilla.core.files.reading import LFS_POINTER_BYTES, is_lfs_pointer, open_regular
 
 MAX_NAMED = 3  # files in a message; the others are counted
 FOUND_TWICE = "folder found twice"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError, clean
-from chinchilla.core.files import write_text
-from chinchilla.core.reading import TEXT_BYTES, read_json
+from chinchilla.core.files.reading import TEXT_BYTES, read_json
+from chinchilla.core.files.writing import write_text
 from chinchilla.data.manifest import Manifest
 
 CARD = "data_card.md"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
 from chinchilla.data.shards import document_ends, map_tokens

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import DataError, InputError
-from chinchilla.core.files import write_json
-from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import TEXT_BYTES, inside, read_json
+from chinchilla.core.files.json_codec import decode
+from chinchilla.core.files.reading import TEXT_BYTES, inside, read_json
+from chinchilla.core.files.writing import write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 4

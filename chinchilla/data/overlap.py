@@ -19,8 +19,8 @@ import numpy as np
 from chinchilla.config import SourceConfig
 from chinchilla.config.data import SUFFIXES
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import write_json
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
+from chinchilla.core.files.writing import write_json
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.corpus_files import refuse_lfs_pointers
 from chinchilla.data.dataset import TokenData

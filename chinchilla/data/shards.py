@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import create_file, remove
-from chinchilla.core.reading import open_regular, sha256_file
+from chinchilla.core.files.reading import open_regular, sha256_file
+from chinchilla.core.files.writing import create_file, remove
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
 
 _MAGIC, _VERSION = b"chintoks", 1

@@ -18,7 +18,7 @@ from typing import Any
 import sentencepiece
 
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import MB, is_lfs_pointer, read_bytes
+from chinchilla.core.files.reading import MB, is_lfs_pointer, read_bytes
 
 SPACE_MARK = "\u2581"  # represents a space inside pieces
 TOKENIZER_BYTES = 16 * MB  # of a .model file; one of 256,000 pieces has 5 MB

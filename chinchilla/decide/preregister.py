@@ -20,9 +20,9 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import create_once, make_dirs, pretty_json
-from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.json_codec import decode
+from chinchilla.core.files.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.writing import create_once, make_dirs, pretty_json
 from chinchilla.decide.allocation import best_sizes
 from chinchilla.decide.decision import FITTED, DecisionModel
 from chinchilla.decide.predictions import Prediction, interval, resampled_losses

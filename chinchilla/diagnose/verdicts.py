@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json
-from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.json_codec import decode
+from chinchilla.core.files.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.writing import write_json
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions

@@ -11,7 +11,7 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import IN_MEMORY
+from chinchilla.core.files.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import LossLaw
 from chinchilla.observations.table import Observations
 

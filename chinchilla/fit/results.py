@@ -19,9 +19,9 @@ import numpy as np
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError, Refusal, nearest_path
-from chinchilla.core.files import clean_leftovers, make_dirs, write_json
-from chinchilla.core.json_codec import IN_MEMORY, decode
-from chinchilla.core.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.json_codec import IN_MEMORY, decode
+from chinchilla.core.files.reading import TEXT_BYTES, read_json, sha256_file
+from chinchilla.core.files.writing import clean_leftovers, make_dirs, write_json
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.fit.result import FitResult, RunsOf, approach_label, budgets, frame, observations_at
 from chinchilla.observations.table import Observations

@@ -13,9 +13,9 @@ import urllib.request
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import writable_dir, write_text
+from chinchilla.core.files.reading import read_bytes
+from chinchilla.core.files.writing import writable_dir, write_text
 from chinchilla.core.paper import ISOFLOP_BUDGETS
-from chinchilla.core.reading import read_bytes
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import COLUMNS
 

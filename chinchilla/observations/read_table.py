@@ -17,7 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError, clean, nearest_path
-from chinchilla.core.reading import MB, is_lfs_pointer, read_bytes
+from chinchilla.core.files.reading import MB, is_lfs_pointer, read_bytes
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
     ALL_COLUMNS,

@@ -17,7 +17,7 @@ import numpy as np
 
 from chinchilla.config.fit import Duplicates
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_text
+from chinchilla.core.files.writing import write_text
 from chinchilla.core.units import CONVENTIONS, same_values
 from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
 from chinchilla.observations.from_runs import final_losses, loss_curves

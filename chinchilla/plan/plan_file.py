@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from chinchilla.core.errors import InputError, nearest_path
-from chinchilla.core.files import atomic_write
-from chinchilla.core.json_codec import OtherVersion
-from chinchilla.core.reading import MB, RefusedFile, parse_json, read_lines
-from chinchilla.core.sealed import DamagedRecord
+from chinchilla.core.files.json_codec import OtherVersion
+from chinchilla.core.files.reading import MB, RefusedFile, parse_json, read_lines
+from chinchilla.core.files.sealed import DamagedRecord
+from chinchilla.core.files.writing import atomic_write
 from chinchilla.plan.records import RunSpec
 
 PLAN_BYTES = 100 * MB  # some 80,000 runs

@@ -22,13 +22,13 @@ import numpy as np
 
 from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import atomic_write, write_json
-from chinchilla.core.json_codec import OtherVersion, check_fields, decode, field_names
-from chinchilla.core.npz import read_npz
+from chinchilla.core.files.json_codec import OtherVersion, check_fields, decode, field_names
+from chinchilla.core.files.npz import read_npz
+from chinchilla.core.files.reading import read_json, sha256_file
+from chinchilla.core.files.sealed import DamagedRecord, sealed, unsealed
+from chinchilla.core.files.writing import atomic_write, write_json
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.provenance import Code
-from chinchilla.core.reading import read_json, sha256_file
-from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
 _AGAIN = "launch the sweep again: the run continues from its checkpoint."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chinchilla.core.sealed import DamagedRecord
+from chinchilla.core.files.sealed import DamagedRecord
 from chinchilla.plan.records import CURVE_REMEDY, Curve, RunResult
 
 

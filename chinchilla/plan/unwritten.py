@@ -7,7 +7,7 @@ until they can be written (`sweep.rescue`).
 from pathlib import Path
 from typing import Any
 
-from chinchilla.core.folders import guard_of
+from chinchilla.core.files.folders import guard_of
 from chinchilla.plan.records import Curve
 
 _curves: dict[Path, Curve] = {}  # run folder -> curve

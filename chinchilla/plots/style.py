@@ -28,7 +28,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from chinchilla.core.errors import clean
-from chinchilla.core.files import atomic_write
+from chinchilla.core.files.writing import atomic_write
 from chinchilla.fit.result import PowerLaw
 from chinchilla.plan.records import count_label
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import decode
+from chinchilla.core.files.json_codec import decode
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.held_out import (

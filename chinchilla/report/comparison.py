@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chinchilla.config import APPROACHES
 from chinchilla.core import paper
-from chinchilla.core.files import make_dirs
+from chinchilla.core.files.writing import make_dirs
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
 from chinchilla.decide.compare import NOT_REQUESTED, VERDICTS, Comparison, Side

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
-from chinchilla.core.files import clean_leftovers, make_dirs, remove
+from chinchilla.core.files.writing import clean_leftovers, make_dirs, remove
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations

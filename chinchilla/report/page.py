@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
 from chinchilla.core.errors import clean
-from chinchilla.core.files import clean_leftovers, make_dirs, write_text
+from chinchilla.core.files.writing import clean_leftovers, make_dirs, write_text
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import fit_warnings

@@ -27,7 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import (
+from chinchilla.core.files.folders import opened
+from chinchilla.core.files.json_codec import decode
+from chinchilla.core.files.reading import open_regular, read_json
+from chinchilla.core.files.writing import (
     clean_leftovers,
     create_once,
     pretty_json,
@@ -38,9 +41,6 @@ from chinchilla.core.files import (
     touch,
     write_text,
 )
-from chinchilla.core.folders import opened
-from chinchilla.core.json_codec import decode
-from chinchilla.core.reading import open_regular, read_json
 
 HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
 STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead

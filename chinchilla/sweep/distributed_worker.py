@@ -28,7 +28,7 @@ from chinchilla.core.errors import (
     InputError,
     error_summary,
 )
-from chinchilla.core.files import guard
+from chinchilla.core.files.writing import guard
 from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine

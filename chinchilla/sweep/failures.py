@@ -15,11 +15,11 @@ from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.files import make_dirs, write_json, write_text
-from chinchilla.core.json_codec import decode
+from chinchilla.core.files.json_codec import decode
+from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.sealed import sealed, unsealed
+from chinchilla.core.files.writing import make_dirs, write_json, write_text
 from chinchilla.core.provenance import code_here
-from chinchilla.core.reading import read_json
-from chinchilla.core.sealed import sealed, unsealed
 from chinchilla.core.shapes import n_params_non_embedding
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import Claim, ClaimRecord, utc_now

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
-from chinchilla.config.words import shell_word
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
-from chinchilla.core.files import guard, writable_dir
-from chinchilla.core.folders import FolderGone, unguard, wait_for_folder
+from chinchilla.core.files.folders import FolderGone, unguard, wait_for_folder
+from chinchilla.core.files.writing import guard, writable_dir
 from chinchilla.core.terminal import print_error, print_lines, print_message
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.plan_file import save_plan

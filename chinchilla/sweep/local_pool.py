@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
-from chinchilla.config.words import quoted
+from chinchilla.config.command_line.words import quoted
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK
-from chinchilla.core.files import open_log
-from chinchilla.core.reading import read_tail
+from chinchilla.core.files.reading import read_tail
+from chinchilla.core.files.writing import open_log
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.signals import Stop, block_warnings
 

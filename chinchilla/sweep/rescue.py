@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chinchilla.core import folders
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.files import atomic_write, remove, write_json
-from chinchilla.core.folders import FolderGone, guard_of
-from chinchilla.core.reading import read_bytes, read_json
+from chinchilla.core.files import folders
+from chinchilla.core.files.folders import FolderGone, guard_of
+from chinchilla.core.files.reading import read_bytes, read_json
+from chinchilla.core.files.writing import atomic_write, remove, write_json
 from chinchilla.plan.records import RunResult
 from chinchilla.plan.unwritten import curve_of, forget
 from chinchilla.sweep.claims import Claim, acquire

@@ -4,10 +4,10 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from chinchilla.config.words import shell_word
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import InputError, nearest
-from chinchilla.core.files import rename
-from chinchilla.core.folders import register
+from chinchilla.core.files.folders import register
+from chinchilla.core.files.writing import rename
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.damage.access import blocked_reason, restore_access

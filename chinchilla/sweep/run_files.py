@@ -3,7 +3,7 @@
 sweep_dir/
     plan.jsonl                  every run of the sweep
     runtime.json                how its workers execute runs (runtime.*), and the token folder
-    .folder-id                  random number by which the folder is recognized (`core.folders`)
+    .folder-id                  random number by which the folder is recognized (`core.files.folders`)
     launch/                     claim of a launcher at work
     slurm/<token>/              a job array: job.sh, job.json, answer.json, logs of its jobs
     workers/                    logs of local workers
@@ -41,11 +41,18 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import clean_leftovers, make_dirs, remove, touch, write_json, write_text
-from chinchilla.core.json_codec import OtherVersion, decode
+from chinchilla.core.files.json_codec import OtherVersion, decode
+from chinchilla.core.files.reading import RECORD_BYTES, parse_json, read_bytes, read_json
+from chinchilla.core.files.sealed import DamagedRecord, sealed, unsealed
+from chinchilla.core.files.writing import (
+    clean_leftovers,
+    make_dirs,
+    remove,
+    touch,
+    write_json,
+    write_text,
+)
 from chinchilla.core.provenance import Code, check_same_code, code_here
-from chinchilla.core.reading import RECORD_BYTES, parse_json, read_bytes, read_json
-from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec

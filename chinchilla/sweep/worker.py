@@ -33,8 +33,8 @@ from chinchilla.core.errors import (
     error_summary,
     one_line,
 )
-from chinchilla.core.files import guard, remove, writable_dir
-from chinchilla.core.folders import FolderGone, is_gone, wait_for_folder
+from chinchilla.core.files.folders import FolderGone, is_gone, wait_for_folder
+from chinchilla.core.files.writing import guard, remove, writable_dir
 from chinchilla.core.program import tracebacks_in
 from chinchilla.core.provenance import OtherCode, check_unchanged
 from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.files import atomic_write
+from chinchilla.core.files.writing import atomic_write
 from chinchilla.plan.records import RunSpec
 from chinchilla.tracking.mirror import read_metrics, start_mirrors
 

@@ -27,11 +27,11 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.files import make_dirs, write_json
-from chinchilla.core.folders import guard_of, register
+from chinchilla.core.files.folders import guard_of, register
+from chinchilla.core.files.reading import LINE_BYTES, open_regular, read_json
+from chinchilla.core.files.writing import make_dirs, write_json
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program
-from chinchilla.core.reading import LINE_BYTES, open_regular, read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.records import RunSpec
 

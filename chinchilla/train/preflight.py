@@ -6,8 +6,8 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.files import make_dirs, write_json
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.writing import make_dirs, write_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.memory import ESTIMATE_ERROR, memory, rows_that_fit
 from chinchilla.plan.records import RunSpec

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chinchilla.core import folders
 from chinchilla.core.errors import error_summary, one_line
+from chinchilla.core.files import folders
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS
 from chinchilla.plan.records import RunSpec

@@ -33,8 +33,8 @@ from coverage_designs import LADDERS, MISFITS, NOISES, PENALTY, PROFILES, SPARSE
 
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import FitError, Refusal
-from chinchilla.core.files import write_json
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.writing import write_json
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw_counts, power_laws, random_weights
 from chinchilla.fit.loss_law import FrontierSolver

@@ -10,7 +10,7 @@ import pytest
 
 from chinchilla import Observations, named_law
 from chinchilla.config import FitCommand
-from chinchilla.core.json_codec import IN_MEMORY
+from chinchilla.core.files.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.results import FailedFit

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from chinchilla.config import COMMANDS
+from chinchilla.config.command_line.words import groups_of
 from chinchilla.config.setting import settings_of
-from chinchilla.config.words import groups_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from sweep_fakes import PROGRAM, make_specs, make_sweep, n_starts
 
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.sweep.job_classes import job_classes
 from chinchilla.sweep.run_files import load_runtime, run_dir_of, save_runtime
 

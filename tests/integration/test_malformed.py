@@ -20,8 +20,8 @@ from test_poison import SPEC, make_data
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
+from chinchilla.core.files.reading import sha256_file
 from chinchilla.core.provenance import Code
-from chinchilla.core.reading import sha256_file
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import Curve, RunResult
 from chinchilla.sweep.run_files import save_runtime
@@ -324,7 +324,7 @@ def test_invalid_token_manifests(valid_files: Path, capsys, keys, value, rehash:
 
 def update_data_id(path: Path) -> None:
     """Recompute the data_id of a changed manifest, if possible."""
-    from chinchilla.core.json_codec import decode
+    from chinchilla.core.files.json_codec import decode
     from chinchilla.data.manifest import Manifest
 
     record = json.loads(path.read_text())

@@ -14,7 +14,7 @@ from test_poison import SPEC, make_data
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
-from chinchilla.core.sealed import KEY, sealed
+from chinchilla.core.files.sealed import KEY, sealed
 from chinchilla.data.dataset import TokenData
 from chinchilla.observations.table import Observations
 from chinchilla.plan.plan_file import load_plan, save_plan

@@ -89,7 +89,7 @@ def test_invalid_checkpoint_states_are_skipped_with_one_line(
 ):
     import torch
 
-    from chinchilla.core.reading import sha256_file
+    from chinchilla.core.files.reading import sha256_file
     from chinchilla.train import checkpoint
     from chinchilla.train.checkpoint import files as checkpoint_files
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_malformed import SPECS
 
-from chinchilla.core.reading import JSON_MEMORY, RECORD_BYTES, TEXT_BYTES, parse_json
+from chinchilla.core.files.reading import JSON_MEMORY, RECORD_BYTES, TEXT_BYTES, parse_json
 from chinchilla.plan.plan_file import PLAN_BYTES
 
 PROGRAM = """

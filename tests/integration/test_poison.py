@@ -230,7 +230,7 @@ def test_payloads_in_a_checkpoint(tmp_path: Path):
     """The manifest matches the payload, so only the file format protects the run."""
     import torch
 
-    from chinchilla.core.reading import sha256_file
+    from chinchilla.core.files.reading import sha256_file
     from chinchilla.train import checkpoint
     from chinchilla.train.checkpoint import files as checkpoint_files
 

@@ -19,7 +19,7 @@ from test_poison import CANARY, SPEC, Evil, make_data, npy, npz, pickled
 
 from chinchilla.config import FitCommand, RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.reading import read_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.results import FitResults
@@ -194,7 +194,7 @@ def test_payloads_in_checkpoints_are_skipped_by_name(tmp_path: Path, payload):
     """In each file, with a manifest that matches it."""
     import torch
 
-    from chinchilla.core.reading import sha256_file
+    from chinchilla.core.files.reading import sha256_file
     from chinchilla.train import checkpoint
     from chinchilla.train.checkpoint import files as checkpoint_files
 

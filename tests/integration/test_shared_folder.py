@@ -18,7 +18,7 @@ from sweep_fakes import make_result, make_specs, make_sweep
 
 import chinchilla.train.device  # noqa: F401 (other users cannot import what is not loaded yet)
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.files import guard, make_dirs, open_log, writable_dir, write_text
+from chinchilla.core.files.writing import guard, make_dirs, open_log, writable_dir, write_text
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.plan.unwritten import hand_over
 from chinchilla.sweep.launch import launch_lock

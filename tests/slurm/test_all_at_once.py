@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from slurm_world import RUNTIME, Sweep, queue, slurm
 
-from chinchilla.core.files import write_json
+from chinchilla.core.files.writing import write_json
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.plan_file import load_plan
 from chinchilla.plan.records import Curve, RunResult

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import ClusterConfig, GridConfig, RuntimeConfig, SweepCommand
+from chinchilla.core.files.sealed import KEY, sealed
 from chinchilla.core.provenance import code_here
-from chinchilla.core.sealed import KEY, sealed
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
@@ -183,7 +183,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 if __name__ == "__main__":
-    from chinchilla.config.compose import compose
+    from chinchilla.config.command_line.compose import compose
     from chinchilla.sweep.worker import run_worker
 
     sys.exit(run_worker(compose("worker", sys.argv[1:]), fake_train))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from chaos_place import DISK_MB, Place, Process, mount, processes
 
-from chinchilla.core.files import temporary_path
+from chinchilla.core.files.writing import temporary_path
 
 FILES = {  # targets of damage; of each run's claims the newest
     "plan": "plan.jsonl",

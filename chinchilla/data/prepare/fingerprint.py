@@ -14,7 +14,7 @@ from typing import Any
 import chinchilla
 from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
 from chinchilla.data.corpus_files import corpus_files
 
 NOT_IN_TOKENS = ("name", "paths", "licence", "build_command")  # fields that change no token

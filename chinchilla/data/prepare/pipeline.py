@@ -18,7 +18,9 @@ from pathlib import Path
 
 from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError, InputError, UnreachableError
-from chinchilla.core.files import (
+from chinchilla.core.files.folders import register, unguard
+from chinchilla.core.files.reading import JSON_MEMORY, RECORD_BYTES, inside, parse_json, read_text
+from chinchilla.core.files.writing import (
     atomic_write,
     clean_leftovers,
     fsync_dir,
@@ -29,8 +31,6 @@ from chinchilla.core.files import (
     writable_dir,
     write_text,
 )
-from chinchilla.core.folders import register, unguard
-from chinchilla.core.reading import JSON_MEMORY, RECORD_BYTES, inside, parse_json, read_text
 from chinchilla.data.corpus_files import find_files, refuse_source_folder
 from chinchilla.data.data_card import CARD, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo

@@ -16,8 +16,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.core.files import create_file, fsync_dir, make_dirs, remove, rename, write_json
-from chinchilla.core.reading import open_regular, read_json
+from chinchilla.core.files.reading import open_regular, read_json
+from chinchilla.core.files.writing import (
+    create_file,
+    fsync_dir,
+    make_dirs,
+    remove,
+    rename,
+    write_json,
+)
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 COUNTS = "counts.json"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.core.errors import DataError
-from chinchilla.core.files import atomic_write
+from chinchilla.core.files.writing import atomic_write
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.corpus_files import corpus_files, find_files
 from chinchilla.data.manifest import SPLITS, Source, dropped_text

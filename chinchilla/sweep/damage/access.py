@@ -7,7 +7,7 @@ import pwd
 import stat
 from pathlib import Path
 
-from chinchilla.core.folders import Folder, opened
+from chinchilla.core.files.folders import Folder, opened
 
 # What opening a link without a target, a loop of links, or a socket answers.
 BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.folders import opened
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.folders import opened
+from chinchilla.core.files.reading import read_json
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.plan_file import DamagedPlan, read_plan, save_plan
 from chinchilla.plan.records import RunSpec

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
-from chinchilla.core.files import guard, touch
+from chinchilla.core.files.writing import guard, touch
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program, tracebacks_in
 from chinchilla.core.terminal import log_to_output, print_error

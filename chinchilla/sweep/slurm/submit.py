@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import ClusterConfig
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.config.slurm_options import sbatch_options
-from chinchilla.config.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import make_dirs, remove, touch, write_json, write_text
-from chinchilla.core.folders import others_may_write, register
+from chinchilla.core.files.folders import others_may_write, register
+from chinchilla.core.files.writing import make_dirs, remove, touch, write_json, write_text
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec

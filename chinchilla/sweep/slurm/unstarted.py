@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json, read_tail
+from chinchilla.core.files.reading import read_json, read_tail
 from chinchilla.sweep.slurm.queue import JobArray, QueuedJob, job_logs
 
 TAIL_BYTES = 1 << 14  # read from the end of a log

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chinchilla.config.words import shell_word
+from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json, read_tail
+from chinchilla.core.files.reading import read_json, read_tail
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.slurm.queue import job_logs

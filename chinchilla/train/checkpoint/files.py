@@ -23,8 +23,7 @@ from safetensors.torch import load_file
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import create_file, remove, rename, temporary_path
-from chinchilla.core.reading import (
+from chinchilla.core.files.reading import (
     RECORD_BYTES,
     RefusedFile,
     open_regular,
@@ -33,6 +32,7 @@ from chinchilla.core.reading import (
     read_text,
     sha256_file,
 )
+from chinchilla.core.files.writing import create_file, remove, rename, temporary_path
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import available_memory

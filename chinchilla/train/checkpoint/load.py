@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError
 
-from chinchilla.core.files import clean_leftovers
+from chinchilla.core.files.writing import clean_leftovers
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint.files import (
     OPTIMIZER,

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla import __version__
-from chinchilla.core.files import (
+from chinchilla.core.files.folders import FolderGone
+from chinchilla.core.files.writing import (
     fsync_dir,
     make_dirs,
     pretty_json,
@@ -24,7 +25,6 @@ from chinchilla.core.files import (
     temporary_path,
     write_text,
 )
-from chinchilla.core.folders import FolderGone
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS, checkpoint_name
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint.files import (

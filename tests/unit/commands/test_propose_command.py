@@ -6,7 +6,7 @@ import pytest
 from command_line import one_line
 
 from chinchilla.commands.propose import _systematic, total_flops
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 
 SMALL = "total_flops=3e13 grid.vocab_size=1024"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from chinchilla.config import SourceConfig
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.core.errors import InputError
 
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from chinchilla.config.checks import require_name
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.config.setting import REQUIRED, Config, setting, settings_of
 from chinchilla.core.errors import InputError
 

@@ -17,7 +17,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from chinchilla import cli
 from chinchilla.config import SourceConfig
-from chinchilla.config.words import choices, config_dir
+from chinchilla.config.command_line.words import choices, config_dir
 from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.prepare.pipeline import prepare

@@ -8,7 +8,7 @@ from diagnosed import BUDGETS, NOISE, fitted
 
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
 from chinchilla.diagnose.findings import VERDICTS
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.fit import fit_all

@@ -13,9 +13,9 @@ import pytest
 from sweep_fakes import make_result, make_specs
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json
-from chinchilla.core.reading import read_json
-from chinchilla.core.sealed import DamagedRecord
+from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.sealed import DamagedRecord
+from chinchilla.core.files.writing import write_json
 from chinchilla.plan.plan_file import load_plan, save_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.plan.run_folder import curve_problem, load_curve

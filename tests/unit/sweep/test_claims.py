@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sweep_fakes import wait_until
 
-from chinchilla.core.files import create_once, temporary_path
+from chinchilla.core.files.writing import create_once, temporary_path
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status, file_system_now, latest_claim
 from chinchilla.sweep.run_files import clean_sweep

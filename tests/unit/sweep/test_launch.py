@@ -180,7 +180,7 @@ def test_a_killed_worker_is_reported_but_no_failure_if_others_finish(tmp_path: P
 HALF = f"""
 import sys; sys.path.insert(0, {str(SUPPORT)!r})
 from sweep_fakes import fake_train
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.sweep.worker import run_worker
 command = compose("worker", sys.argv[1:])
 sys.exit(9 if command.name.endswith("-1") else run_worker(command, fake_train))

@@ -14,7 +14,7 @@ import pytest
 from sweep_fakes import command, fake_train, make_result, make_specs, make_sweep
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core import folders
+from chinchilla.core.files import folders
 from chinchilla.plan import unwritten
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.sweep import claims, rescue

@@ -25,7 +25,7 @@ from sweep_fakes import (
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig, WorkerCommand
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
-from chinchilla.core.folders import Folder
+from chinchilla.core.files.folders import Folder
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims, failures

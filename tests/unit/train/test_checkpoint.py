@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from train_world import make_spec
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import temporary_path
-from chinchilla.core.reading import sha256_file
+from chinchilla.core.files.reading import sha256_file
+from chinchilla.core.files.writing import temporary_path
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save, save_checkpoint
 from chinchilla.train.checkpoint import files as checkpoint_files
 

@@ -9,7 +9,7 @@ from train_world import make_runtime
 
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import read_json
+from chinchilla.core.files.reading import read_json
 from chinchilla.plan.memory import memory
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import RunSpec

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from train_world import EVERY_UPDATE, SEQ_LEN, make_runtime, same_bits, stop_at
 
-from chinchilla.core import folders
-from chinchilla.core.files import guard
+from chinchilla.core.files import folders
+from chinchilla.core.files.writing import guard
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.plan_file import save_plan

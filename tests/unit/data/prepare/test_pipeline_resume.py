@@ -11,7 +11,7 @@ from test_pipeline_killed import contents, mixture
 
 from chinchilla.config import SourceConfig, TokenizerConfig
 from chinchilla.core.errors import InputError, UnreachableError
-from chinchilla.core.files import rename
+from chinchilla.core.files.writing import rename
 from chinchilla.data.prepare import pipeline, stages
 from chinchilla.data.prepare.pipeline import prepare
 

@@ -10,7 +10,7 @@ from sweep_fakes import make_specs
 
 from chinchilla.cli import main
 from chinchilla.config import ClusterConfig, ResourceConfig
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.job_classes import job_classes
 from chinchilla.sweep.launch import launch

@@ -6,7 +6,7 @@ import pytest
 from sweep_fakes import edit_record, make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.sealed import sealed
+from chinchilla.core.files.sealed import sealed
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import (

@@ -10,9 +10,9 @@ from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
 from chinchilla.config import COMMANDS
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
+from chinchilla.config.command_line.words import groups_of, shell_word
 from chinchilla.config.setting import settings_of
-from chinchilla.config.words import groups_of, shell_word
 from chinchilla.core.errors import InputError
 
 # ------------------------------------------------------------------ words without =

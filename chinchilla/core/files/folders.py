@@ -1,6 +1,6 @@
 """Folders in which other users may write: nothing outside of them is changed, nor is a lost one created again.
 
-`guard` registers the folder of a sweep. From then on, every writer of this process (`core.files`) reaches
+`guard` registers the folder of a sweep. From then on, every writer of this process (`core.files.writing`) reaches
 a path below it from a handle of the folder, one component at a time and without following links, and
 makes sure first that it is still the same folder. Links above it are followed once, in `guard`.
 

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import get_type_hints
 
+import chinchilla
 from chinchilla.config import COMMANDS
 from chinchilla.config.setting import Setting, settings_of
 from chinchilla.core.errors import InputError, Problems, nearest, nearest_path
@@ -26,7 +27,7 @@ _KEY = re.compile(r"[^/=]*=")  # what a word with a key begins with; runs/lr=3 i
 
 def config_dir() -> Path:
     """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""
-    inside = Path(__file__).parent.parent / "configs"
+    inside = Path(chinchilla.__file__).parent / "configs"
     return inside if inside.is_dir() else inside.parent.parent / "configs"
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from chinchilla.core import files, folders
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import (
+from chinchilla.core.files import folders, writing
+from chinchilla.core.files.folders import FolderGone, is_gone, wait_for_folder
+from chinchilla.core.files.writing import (
     atomic_write,
     clean_leftovers,
     create_file,
@@ -26,7 +27,6 @@ from chinchilla.core.files import (
     touch,
     write_text,
 )
-from chinchilla.core.folders import FolderGone, is_gone, wait_for_folder
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_log_and_a_heartbeat_are_continued(sweep: Path):
 
 def test_leftovers_behind_a_link_are_not_removed(sweep: Path):
     home = sweep.parent / "home"
-    left = files.temporary_path(home / "x")
+    left = writing.temporary_path(home / "x")
     left.write_text("")
     os.utime(left, (0, 0))
     (sweep / "checkpoints").symlink_to(home)

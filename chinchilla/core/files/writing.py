@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.folders import ID_FILE, Folder, opened, read_identity, register, unguard
+from chinchilla.core.files.folders import ID_FILE, Folder, opened, read_identity, register, unguard
 
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 # What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
@@ -40,7 +40,7 @@ def fsync_dir(path: Path) -> None:
 def make_dirs(path: Path) -> None:
     """Create a folder and its parents, each synced so that it survives a power failure.
 
-    Neither a guarded folder (`core.folders`) nor its parents are created.
+    Neither a guarded folder (`core.files.folders`) nor its parents are created.
     """
     with opened(path, create=True):
         pass
@@ -172,7 +172,7 @@ def atomic_write(
         path: the file to write.
         mode: w or wb.
         sync: sync the file and its folder. Without, a power failure may leave an incomplete file.
-        wait: wait for a guarded folder that is not there (`core.folders`).
+        wait: wait for a guarded folder that is not there (`core.files.folders`).
         keep_open: do not close the file, so that more can be appended to what has been renamed.
     """
     temporary = temporary_path(path).name
@@ -297,7 +297,7 @@ def writable_dir(path: Path, key: str) -> Path:
 
 
 def guard(folder: Path, stop: object = False, key: str = "sweep_dir") -> Path:
-    """Register the folder of a sweep in this process, see `core.folders`; it gets an identity if it has none.
+    """Register the folder of a sweep in this process, see `core.files.folders`; it gets an identity if it has none.
 
     Args:
         folder: it exists.

@@ -5,8 +5,8 @@ import copy
 import pytest
 
 from chinchilla.config import COMMANDS
-from chinchilla.config.compose import compose
-from chinchilla.config.effects import (
+from chinchilla.config.command_line.compose import compose
+from chinchilla.config.command_line.effects import (
     _SHAPES,
     NEVER,
     OF_COMMAND,

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from chinchilla.core.npz import read_npz
+from chinchilla.core.files.npz import read_npz
 
 NAMES = ("step", "loss")
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.sealed import DamagedRecord, sealed, unsealed
+from chinchilla.core.files.sealed import DamagedRecord, sealed, unsealed
 
 VALUE = {
     "name": "a\u00e9\x0b",

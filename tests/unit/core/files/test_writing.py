@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from chinchilla.core import files
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import (
+from chinchilla.core.files import writing as files
+from chinchilla.core.files.writing import (
     atomic_write,
     clean_leftovers,
     create_once,
@@ -212,7 +212,7 @@ def test_clean_leftovers_removes_a_link_and_not_its_target(tmp_path):
 def test_the_leftover_of_a_killed_writer_is_removed(tmp_path):
     """SIGKILL while the temporary file is open."""
     code = (
-        "import os, signal, sys; from pathlib import Path; from chinchilla.core.files import atomic_write\n"
+        "import os, signal, sys; from pathlib import Path; from chinchilla.core.files.writing import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as f:\n"
         "    f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )

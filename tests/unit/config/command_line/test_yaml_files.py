@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from special_files import KINDS, at_most, put_special
 
-from chinchilla.config.compose import compose
+from chinchilla.config.command_line.compose import compose
 from chinchilla.core.errors import InputError
 
 

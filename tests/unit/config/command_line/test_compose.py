@@ -8,10 +8,10 @@ from command_line import one_line
 from omegaconf import OmegaConf
 
 from chinchilla.config import COMMANDS, ModelConfig
-from chinchilla.config.compose import _schemas, compose
+from chinchilla.config.command_line.compose import _schemas, compose
+from chinchilla.config.command_line.words import GROUPS, choices, config_dir, groups_of
 from chinchilla.config.execution import ClusterConfig, RuntimeConfig
 from chinchilla.config.groups import GridConfig, RecipeConfig
-from chinchilla.config.words import GROUPS, choices, config_dir, groups_of
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from chinchilla.core.reading import MB, open_regular
+from chinchilla.core.files.reading import MB, open_regular
 
 HEADER_BYTES = 10_000  # of an array; NumPy writes 128 for one dimension
 _END_BYTES = 22  # end record of a zip archive without a comment

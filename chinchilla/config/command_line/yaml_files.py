@@ -14,7 +14,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.reading import MB, read_text
+from chinchilla.core.files.reading import MB, read_text
 
 SCHEME = "user"  # of the search path: user:///home/me/options
 YAML_BYTES = MB // 10

@@ -1,6 +1,6 @@
 """Words of the command line -> Hydra -> the dataclass of a command.
 
-`config/words.py` turns the words into overrides. Hydra composes configs/<command>.yaml (of a command with
+`config/command_line/words.py` turns the words into overrides. Hydra composes configs/<command>.yaml (of a command with
 groups), the named options of the groups and the overrides; OmegaConf turns the result into the dataclass,
 which checks every value. Named options hold only what differs from the defaults of the dataclasses. Hydra is
 imported only when something is composed.
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla.config import COMMANDS
-from chinchilla.config.effects import check_effects
+from chinchilla.config.command_line.effects import check_effects
+from chinchilla.config.command_line.words import config_dir, overrides_of, quoted
 from chinchilla.config.setting import Config, check_values, settings_of
-from chinchilla.config.words import config_dir, overrides_of, quoted
 from chinchilla.core.errors import InputError, Problems, UserError, nearest
 
 
@@ -145,7 +145,7 @@ def _hydra(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from chinchilla.config.yaml_files import SCHEME, register
+    from chinchilla.config.command_line.yaml_files import SCHEME, register
 
     register()
     search = ",".join(quoted(f"{SCHEME}://{folder}") for folder in dict.fromkeys(folders))

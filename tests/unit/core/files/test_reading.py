@@ -9,8 +9,7 @@ from special_files import at_most, put_special
 
 import chinchilla
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json
-from chinchilla.core.reading import (
+from chinchilla.core.files.reading import (
     inside,
     open_regular,
     parse_json,
@@ -20,6 +19,7 @@ from chinchilla.core.reading import (
     read_tail,
     sha256_file,
 )
+from chinchilla.core.files.writing import write_json
 
 
 def test_json_round_trip(tmp_path):
@@ -173,7 +173,7 @@ def test_no_other_module_opens_files_for_reading():
         for line in path.read_text().splitlines()
         if raw.search(line)
         and path.relative_to(package).as_posix()
-        not in ("core/reading.py", "core/files.py", "train/device.py")
+        not in ("core/files/reading.py", "core/files/writing.py", "train/device.py")
         and "np.memmap(file," not in line  # of a file that open_regular has opened
     ]
     assert found == []

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 import pytest
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import IN_MEMORY, decode
+from chinchilla.core.files.json_codec import IN_MEMORY, decode
 
 
 @dataclass(frozen=True)
