@@ -15,10 +15,11 @@ from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, MemoryRefused
+from chinchilla.core.files.folders import opened
 from chinchilla.core.files.json_codec import decode
 from chinchilla.core.files.reading import read_json
 from chinchilla.core.files.sealed import sealed, unsealed
-from chinchilla.core.files.writing import make_dirs, write_json, write_text
+from chinchilla.core.files.writing import write_json, write_text
 from chinchilla.core.provenance import code_here
 from chinchilla.core.shapes import n_params_non_embedding
 from chinchilla.plan.records import RunResult, RunSpec
@@ -194,7 +195,8 @@ def record_attempt(
         traceback=text,
     )
     attempts = [*read_attempts(run_dir), attempt]
-    make_dirs(run_dir / "attempts")
+    with opened(run_dir) as folder:  # which is not made again if it is gone
+        folder.mkdir("attempts")
     number = max(_attempt_numbers(run_dir), default=0) + 1
     write_json(run_dir / "attempts" / f"{number}.json", sealed(dataclasses.asdict(attempt)))
     if not _is_final(attempts, spec.model.seq_len):

@@ -38,4 +38,4 @@ def test_a_failed_worker_is_named_although_its_log_is_gone(tmp_path: Path):
         (tmp_path / "workers").rename(tmp_path / "moved")
         assert pool.wait(Stop()) == [9]
     [line] = pool.errors()
-    assert "ended with code 9: no output" in line
+    assert "ended with code 9: its log cannot be read" in line

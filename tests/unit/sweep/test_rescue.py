@@ -251,7 +251,7 @@ def test_a_rescued_result_never_replaces_another(sweep: Path, spec):
     """Another worker has trained the run meanwhile."""
     folder = rescue_a_result(sweep, spec)
     claim = acquire(run_dir_of(sweep, spec), "other")
-    assert claim.publish("result.json", asdict(make_result(spec, final_loss=2.0)))
+    assert claim.publish("result.json", make_result(spec, final_loss=2.0).to_record())
     claim.release()
     work(sweep)
     assert RunResult.load(run_dir_of(sweep, spec)).final_loss == 2.0
