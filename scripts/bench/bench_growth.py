@@ -35,7 +35,8 @@ def make_sweep(folder: Path, n_runs: int = 1_000, n_steps: int = 5_000) -> None:
 
     from chinchilla.core.provenance import Code
     from chinchilla.core.shapes import ModelShape, flops_per_token
-    from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
+    from chinchilla.plan.plan_file import save_plan
+    from chinchilla.plan.records import Curve, RunResult, RunSpec
 
     rng, specs = np.random.default_rng(0), []
     seeds = -(-n_runs // (10 * 10))

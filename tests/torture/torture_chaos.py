@@ -34,7 +34,8 @@ from chaos_place import END_SECONDS, Place, processes, reap, run_in, wait_until
 from small_world import make_speeches
 
 from chinchilla.core.errors import InputError
-from chinchilla.plan.records import RunResult, load_plan
+from chinchilla.plan.plan_file import load_plan
+from chinchilla.plan.records import RunResult
 
 BUDGETS = {26: "1.5e10,3e10,6e10,1.2e11", 10: "1.5e10,3e10", 5: "3e10"}  # by the number of runs
 HORIZONS = ("grid.horizon_models=[16x2,24x2]", "grid.horizon_tokens_per_param=[4,8,16]")
