@@ -1,8 +1,9 @@
 """CPU seconds and memory of the commands on large inputs.
 
-    python scripts/bench/bench_growth.py [--rounds 3] [--only sweep|table] [--out FILE]
+    python scripts/bench/bench_growth.py [--rounds 3] [--only sweep|table|status] [--out FILE]
 
 sweep: `fit` and `report` of 1,000 runs x 5,000 steps. table: `fit`, `diagnose` and `report` of 5,000 rows.
+status: `status` of 10,000 finished runs.
 `simulate_claims.py` measures claims. Each command is a separate process; CPU seconds are user and system time of the whole
 process, memory is its largest resident set. Medians over rounds. Writes docs/results/growth.json.
 """
@@ -24,6 +25,7 @@ WANTED = {  # command -> CPU seconds, MB (0: not limited)
     "report, 1,000 runs x 5,000 steps": (8.0, 600),
     "diagnose, 5,000 rows": (6.0, 0),
     "report, 5,000 rows": (6.0, 0),
+    "status, 10,000 runs": (3.0, 0),
 }
 PEAK = "import resource, sys; from chinchilla.cli import main; code = main(sys.argv[1:]); "
 PEAK += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
@@ -134,13 +136,18 @@ def commands(only: str, scratch: Path, rounds: int) -> list[dict[str, Any]]:
             measured(f"{command}, 5,000 rows", [command, fits], scratch, rounds)
             for command in ("diagnose", "report")
         ]
+    if only in ("", "status"):
+        make_sweep(scratch / "many", n_runs=10_000, n_steps=100)
+        rows.append(
+            measured("status, 10,000 runs", ["status", str(scratch / "many")], scratch, rounds)
+        )
     return rows
 
 
 def main() -> None:
     parser = Arguments(__doc__)
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--only", choices=("sweep", "table"), default="")
+    parser.add_argument("--only", choices=("sweep", "table", "status"), default="")
     parser.add_argument("--out", type=out_file, default=RESULTS / "growth.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
