@@ -303,18 +303,19 @@ class Curve:
     validation_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def save(self, run_dir: Path) -> dict[str, Any]:
-        """Write curve.npz; returns `named()`."""
+        """Write curve.npz; returns `file_fields()`."""
         with atomic_write(run_dir / "curve.npz", "wb") as f:
-            f.write(self._packed)
-        return self.named()
+            f.write(self.packed)
+        return self.file_fields()
 
-    def named(self) -> dict[str, Any]:
+    def file_fields(self) -> dict[str, Any]:
         """The fields by which the run's RunResult names the file."""
-        digest = hashlib.sha256(self._packed).hexdigest()
-        return {"curve_sha256": digest, "curve_bytes": len(self._packed)}
+        digest = hashlib.sha256(self.packed).hexdigest()
+        return {"curve_sha256": digest, "curve_bytes": len(self.packed)}
 
     @functools.cached_property
-    def _packed(self) -> bytes:
+    def packed(self) -> bytes:
+        """Content of curve.npz."""
         packed = io.BytesIO()
         np.savez_compressed(packed, **dataclasses.asdict(self))
         return packed.getvalue()

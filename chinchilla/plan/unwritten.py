@@ -1,7 +1,7 @@
-"""Curves of finished runs that are not written yet, because the folder of their sweep was not writable.
+"""Curves of finished runs that are not written yet: a worker writes them together with the result.
 
-`train` hands over a curve before it returns the result, and `sweep` writes both: a worker keeps them
-until they can be written (`sweep.rescue`).
+In the folder of a sweep, only the holder of the last claim may write the curve that result.json names. So
+`train` keeps the curve here until the worker publishes the result (`sweep.rescue`).
 """
 
 from pathlib import Path
@@ -13,29 +13,27 @@ from chinchilla.plan.records import Curve
 _curves: dict[Path, Curve] = {}  # run folder -> curve
 
 
-def hand_over(run_dir: Path, curve: Curve) -> dict[str, Any]:
-    """Write a curve; in a guarded folder, where a worker publishes the result, keep it if that fails.
+def save_curve_or_keep(run_dir: Path, curve: Curve) -> dict[str, Any]:
+    """Write a curve; in the folder of a sweep, keep it for the worker that publishes the result.
 
     Returns:
         The fields by which the run's RunResult names it.
 
     Raises:
-        OSError: it cannot be written to a folder that is not guarded.
+        OSError: it cannot be written.
     """
-    try:
-        curve.save(run_dir)
-    except OSError:
-        if guard_of(run_dir) is None:
-            raise
+    guard = guard_of(run_dir)
+    if guard and guard.identity:
         _curves[run_dir] = curve
-    return curve.named()
+        return curve.file_fields()
+    return curve.save(run_dir)
 
 
-def curve_of(run_dir: Path) -> Curve | None:
-    """The run's curve, if it is not written."""
+def kept_curve(run_dir: Path) -> Curve | None:
+    """The run's curve, if it was kept."""
     return _curves.get(run_dir)
 
 
-def forget(run_dir: Path) -> None:
+def forget_curve(run_dir: Path) -> None:
     """Keep the run's curve no longer."""
     _curves.pop(run_dir, None)

@@ -28,6 +28,7 @@ from chinchilla.core.errors import (
     InputError,
     error_summary,
 )
+from chinchilla.core.files import folders
 from chinchilla.core.files.writing import guard
 from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
@@ -44,7 +45,7 @@ from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
-from chinchilla.train.distributed import PeerError, RankGroup, join
+from chinchilla.train.distributed import COLLECTIVE_SECONDS, PeerError, RankGroup, join
 from chinchilla.train.rank_watch import RankWatch
 
 log = logging.getLogger("chinchilla.sweep")
@@ -76,6 +77,8 @@ def work(
         on some rank, disk full, too little memory) or not all ranks joined; 2 if the sweep's files or settings are
         invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
+    # While rank 0 waits for the folder of the sweep, the others may wait in a collective.
+    folders.WAIT_SECONDS = min(folders.WAIT_SECONDS, COLLECTIVE_SECONDS / 2)
     try:
         check_code(sweep_dir)
         runtime = load_runtime(sweep_dir)

@@ -32,7 +32,7 @@ from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_a
 from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
-from chinchilla.sweep.rescue import kept_text
+from chinchilla.sweep.rescue import rescue_message
 from chinchilla.sweep.retry import make_trainable
 from chinchilla.sweep.run_files import (
     correct_marks,
@@ -149,7 +149,7 @@ def launch(
     try:
         wait_for_folder(sweep_dir, wait=False)
     except FolderGone as error:  # with the logs of its workers
-        print_error(f"{error.strerror}. {kept_text(sweep_dir)}".strip())
+        print_error(f"{error.strerror}. {rescue_message(sweep_dir)}".strip())
         return EXIT_FAILED
     status = sweep_status(sweep_dir, only=only)
     _print_status(command, status, errors, sweep_dir)

@@ -4,6 +4,7 @@ The folder of a sweep may disappear, or its disk may be full, when a run has fin
 then written to a new folder of this user, in $XDG_STATE_HOME/chinchilla/rescue (a home is shared between the
 nodes of a cluster), else in the folder for temporary files. The next worker of the sweep that this user
 starts where the folder can be seen publishes them, under a claim, so that no result is published twice.
+The sweep is recognized by its .folder-id, so that one made anew at the same path receives no results of the old one.
 """
 
 import contextlib
@@ -18,15 +19,21 @@ from pathlib import Path
 
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.core.files import folders
-from chinchilla.core.files.folders import FolderGone, guard_of
+from chinchilla.core.files.folders import FolderGone, guard_of, wait_for_folder
 from chinchilla.core.files.reading import read_bytes, read_json
-from chinchilla.core.files.writing import atomic_write, remove, write_json
-from chinchilla.plan.records import RunResult
-from chinchilla.plan.unwritten import curve_of, forget
+from chinchilla.core.files.writing import atomic_write, create_once, pretty_json, remove, write_json
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.plan.unwritten import kept_curve
 from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.failures import failure_kind
 from chinchilla.sweep.preflight import worker_name
-from chinchilla.sweep.run_files import has_result, mark_ended, planned_specs, run_dir_of
+from chinchilla.sweep.run_files import (
+    has_result,
+    launched_code,
+    mark_ended,
+    planned_specs,
+    run_dir_of,
+)
 from chinchilla.sweep.signals import Stop
 
 RECORD = "rescue.json"  # of which run and sweep the result is
@@ -45,8 +52,14 @@ class Rescued(Exception):
         self.of_one_run = of_one_run
 
 
+class _Overtaken(Exception):
+    """Another worker has taken the run over."""
+
+
 def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
     """Publish a result and its curve, trying again for up to `folders.WAIT_SECONDS` or until `stop`.
+
+    The folder of a run that was deleted is created again, under a new claim.
 
     Returns:
         Whether it was published; False if another worker has taken the run over.
@@ -55,39 +68,86 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
         Rescued: it could not be written to the sweep, but to a rescue folder.
         OSError: it could not be written anywhere.
     """
+    run_dir, holder = claim.run_dir, claim
+    curve = kept_curve(run_dir)
     failure: OSError | None = None
     temporary = True
     deadline = time.monotonic() + folders.WAIT_SECONDS
-    while True:
-        try:
-            if curve := curve_of(claim.run_dir):
-                curve.save(claim.run_dir)
-                forget(claim.run_dir)
-            if claim.publish("result.json", result.to_record()):
-                return True
-            if failure is None or has_result(claim.run_dir):
-                return False
-            break  # possibly the claim of an attempt before, whose answer was an error
-        except OSError as error:
-            first, failure = failure is None, error
-            temporary = failure_kind(error) in ("disk", "files") or error.errno == errno.EIO
-            # A folder that is gone has been waited for.
-            if isinstance(error, FolderGone) or not temporary:
+    try:
+        while True:
+            try:
+                wait_for_folder(run_dir)
+            except FolderGone as error:
+                failure = error
                 break
-            if stop or time.monotonic() > deadline:
-                break
-            if first:
-                text = f"the result of {result.spec.run_id} cannot be written ({one_line(error)})"
-                log.warning("%s; trying again for up to %.0f s", text, folders.WAIT_SECONDS)
-            time.sleep(folders.POLL_SECONDS)
-    folder = _keep(claim.run_dir, result)
-    forget(claim.run_dir)
+            try:
+                holder = _claim_again(holder)
+                if _publish_once(holder, result, curve.packed if curve else None):
+                    return True
+                if failure is None or has_result(run_dir):
+                    return False
+                break  # possibly the claim of an attempt before, whose answer was an error
+            except OSError as error:
+                first, failure = failure is None, error
+                temporary = failure_kind(error) in ("disk", "files") or error.errno == errno.EIO
+                if not temporary or stop or time.monotonic() > deadline:
+                    break
+                if first:
+                    text = f"the result of {result.spec.run_id} cannot be written"
+                    limit = f"trying again for up to {folders.WAIT_SECONDS:.0f} s"
+                    log.warning("%s (%s); %s", text, one_line(error), limit)
+                time.sleep(folders.POLL_SECONDS)
+    finally:
+        if holder is not claim:
+            with contextlib.suppress(OSError):
+                holder.release()
+    folder = _write_rescue_folder(run_dir, result, curve)
     raise Rescued(
-        f"the result of {result.spec.run_id} cannot be written to {claim.run_dir} "
+        f"the result of {result.spec.run_id} cannot be written to {run_dir} "
         f"({failure.strerror or failure}). It is kept in {folder}, from where the next worker "
         "of this sweep publishes it: launch again when that is possible.",
         of_one_run=not temporary,
     )
+
+
+def _claim_again(claim: Claim) -> Claim:
+    """The claim, or a new one if it was deleted with the folder of the run."""
+    path = claim.run_dir / f"claim-{claim.record.fence}.json"
+    if os.path.lexists(path):
+        return claim
+    new = acquire(claim.run_dir, claim.record.worker, to_train=False)
+    if new is None and os.path.lexists(path):  # the folder of the sweep was away for a moment
+        return claim
+    claim.lost = True  # nothing is written under it: its number may be used again
+    if new is None:
+        text = "its folder was deleted, and another worker has claimed the run"
+        raise FileNotFoundError(errno.ENOENT, text, str(claim.run_dir))
+    log.warning("the folder of %s was deleted; it is created again", claim.run_dir.name)
+    return new
+
+
+def _publish_once(claim: Claim, result: RunResult, curve: bytes | None) -> bool:
+    """Publish a result with the content of its curve; False if another worker has taken the run over.
+
+    The next claim is made after everything that may take long, and before the first file is replaced. So
+    the curve and the result are those of one holder, and a holder that was delayed replaces nothing. If the
+    process dies in between, its claim expires, and the next holder resumes from the last checkpoint.
+    """
+    run_dir = claim.run_dir
+    if curve is None:
+        return claim.publish("result.json", result.to_record())
+    try:
+        with atomic_write(run_dir / CURVE, "wb") as f:
+            f.write(curve)
+            f.flush()
+            os.fsync(f.fileno())
+            if not claim.commit() or has_result(run_dir):
+                raise _Overtaken
+    except _Overtaken:
+        return False
+    # A folder that is away now may come back after another worker has taken the run over.
+    text = pretty_json(result.to_record()) + "\n"
+    return create_once(run_dir / "result.json", text, wait=False)
 
 
 def _places() -> list[Path]:
@@ -99,7 +159,7 @@ def _prefix() -> str:
     return f"chinchilla-rescue-{os.getuid()}-"
 
 
-def _keep(run_dir: Path, result: RunResult) -> Path:
+def _write_rescue_folder(run_dir: Path, result: RunResult, curve: Curve | None) -> Path:
     """Write the result and its curve to a new rescue folder."""
     guard = guard_of(run_dir)
     record = {
@@ -120,11 +180,8 @@ def _keep(run_dir: Path, result: RunResult) -> Path:
         try:
             run = folder / result.spec.run_id
             run.mkdir()
-            if curve := curve_of(run_dir):
+            if curve:
                 curve.save(run)
-            else:
-                with contextlib.suppress(OSError):  # gone with the folder of the sweep
-                    (run / CURVE).write_bytes(read_bytes(run_dir / CURVE, limit=None))
             result.save(run)
             write_json(folder / RECORD, record)  # last: without it, the folder is ignored
             return folder
@@ -137,35 +194,33 @@ def _keep(run_dir: Path, result: RunResult) -> Path:
 
 
 def rescued(sweep_dir: Path) -> Iterator[tuple[Path, str]]:
-    """Rescue folders of a sweep, also if it has been renamed or made again, with the id of the run."""
+    """Rescue folders of a guarded sweep, also if it has been renamed, with the id of the run."""
     guard = guard_of(sweep_dir)
     for place in _places():
         found: list[Path] = []
         with contextlib.suppress(OSError):  # the home of another user
             found = sorted(place.glob(f"{_prefix()}*"))
         for folder in found:
-            about = folder.lstat()
-            private = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
-            if not private or about.st_uid != os.getuid():
-                continue
             try:
+                about = folder.lstat()
+                private = stat.S_ISDIR(about.st_mode) and not about.st_mode & 0o077
+                if not private or about.st_uid != os.getuid():
+                    continue
                 record = read_json(folder / RECORD, "record of a rescued result")
-            except InputError:  # being written
+            except (OSError, InputError):  # being written, or published by another worker
                 continue
-            if isinstance(record, dict) and (
-                record.get("sweep_dir") == str(sweep_dir.resolve())
-                or (guard and record.get("folder_id") == guard.identity)
-            ):
+            identity = record.get("folder_id") if isinstance(record, dict) else None
+            if guard and identity and identity == guard.identity:
                 yield folder, str(record.get("run_id"))
 
 
-def kept_text(sweep_dir: Path) -> str:
+def rescue_message(sweep_dir: Path) -> str:
     """Where results of a sweep are kept that could not be written to it; "" if there are none."""
     kept = [str(folder) for folder, _ in rescued(sweep_dir)]
     return f"The next launch publishes the results kept in {', '.join(kept)}." if kept else ""
 
 
-def bring_back(sweep_dir: Path) -> None:
+def publish_rescued(sweep_dir: Path) -> None:
     """Publish the results of a sweep that could not be written to it before; problems are logged."""
     found = list(rescued(sweep_dir))
     specs = {s.run_id: s for s in planned_specs(sweep_dir)} if found else {}
@@ -173,32 +228,33 @@ def bring_back(sweep_dir: Path) -> None:
         if run_id not in specs:
             log.warning("%s holds a result of %s, which is not in the plan", folder, run_id)
             continue
-        if not folder.exists():  # another worker was faster
-            continue
         try:
-            if _bring_back(folder, run_dir_of(sweep_dir, specs[run_id]), run_id):
+            if _publish_rescued(folder, sweep_dir, specs[run_id]):
                 remove(folder)
         except (OSError, InputError) as error:
-            log.warning("the result in %s cannot be published: %s", folder, one_line(error))
+            if folder.exists():  # else another worker was faster
+                log.warning("the result in %s cannot be published: %s", folder, one_line(error))
 
 
-def _bring_back(folder: Path, run_dir: Path, run_id: str) -> bool:
+def _publish_rescued(folder: Path, sweep_dir: Path, spec: RunSpec) -> bool:
     """Publish one result; whether its folder is no longer needed."""
-    kept = folder / run_id
+    kept, run_dir = folder / spec.run_id, run_dir_of(sweep_dir, spec)
     result = RunResult.load(kept)
-    if result.spec.run_id != run_id:
-        raise InputError(f"{kept / 'result.json'} is of {result.spec.run_id}, not {run_id}.")
+    code, launched = result.code, launched_code(sweep_dir)
+    if code.package_sha256 != launched.package_sha256:
+        raise InputError(
+            f"it was trained by chinchilla {code.label} (package {code.package_sha256[:8]}), and the sweep "
+            f"was launched with {launched.label} (package {launched.package_sha256[:8]})."
+        )
+    curve = read_bytes(kept / CURVE, limit=None) if (kept / CURVE).exists() else None
     claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:  # another worker trains it again
         return has_result(run_dir)
     try:
         if has_result(run_dir):
             return True
-        if (kept / CURVE).exists():
-            with atomic_write(run_dir / CURVE, "wb") as f:
-                f.write(read_bytes(kept / CURVE, limit=None))
-        done = claim.publish("result.json", result.to_record())
-        log.info("published the result of %s from %s", run_id, folder)
+        done = _publish_once(claim, result, curve)
+        log.info("published the result of %s from %s", spec.run_id, folder)
         return done
     finally:
         claim.release()

@@ -113,6 +113,17 @@ def recorded_data_dir(sweep_dir: Path) -> Path:
     return Path(data_dir)
 
 
+def launched_code(sweep_dir: Path) -> Code:
+    """The code of the sweep's latest launch, from runtime.json.
+
+    Raises:
+        InputError: runtime.json cannot be read.
+    """
+    path = sweep_dir / "runtime.json"
+    code: Code = decode(Code, _read_runtime(path).get("code"), f"{path}: code")
+    return code
+
+
 def check_code(sweep_dir: Path) -> None:
     """Check that this process runs the code of the sweep's latest launch.
 
@@ -120,9 +131,7 @@ def check_code(sweep_dir: Path) -> None:
         OtherCode: it does not.
         InputError: runtime.json cannot be read.
     """
-    path = sweep_dir / "runtime.json"
-    launched: Code = decode(Code, _read_runtime(path).get("code"), f"{path}: code")
-    check_same_code(launched, str(sweep_dir))
+    check_same_code(launched_code(sweep_dir), str(sweep_dir))
 
 
 def _read_runtime(path: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from chinchilla.core.program import tracebacks_in
 from chinchilla.core.provenance import OtherCode, check_unchanged
 from chinchilla.core.terminal import OutputError, log_to_output, print_error, print_message
 from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.plan.unwritten import forget_curve
 from chinchilla.sweep.claims import STALE_SECONDS, Claim
 from chinchilla.sweep.failures import (
     breaks_the_device,
@@ -56,7 +57,7 @@ from chinchilla.sweep.preflight import (
     limit_threads,
     worker_name,
 )
-from chinchilla.sweep.rescue import Rescued, bring_back, publish
+from chinchilla.sweep.rescue import Rescued, publish, publish_rescued
 from chinchilla.sweep.retry import find_runs
 from chinchilla.sweep.run_files import (
     ProgressFile,
@@ -148,7 +149,7 @@ class Worker:
         with signals as self.stop:
             guard(self.sweep_dir, self.stop)
             try:
-                bring_back(self.sweep_dir)
+                publish_rescued(self.sweep_dir)
                 if self.train is None:
                     check_machine(self.sweep_dir, self.data_dir, self.runtime.device, self.only)
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
@@ -160,12 +161,16 @@ class Worker:
                         break
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
-            except FolderGone as error:
-                summary.cannot_train = summary.cannot_train or one_line(f"{error.strerror}.")
             except OSError as error:
-                if (kind := failure_kind(error)) not in ("disk", "files"):
+                kind = failure_kind(error)
+                if summary.cannot_train:  # the cause; it may name a result that was rescued
+                    log.warning("%s", one_line(error))
+                elif isinstance(error, FolderGone):
+                    summary.cannot_train = one_line(f"{error.strerror}.")
+                elif kind in ("disk", "files"):
+                    summary.cannot_train = files_problem(kind, error, self.sweep_dir)
+                else:
                     raise
-                summary.cannot_train = files_problem(kind, error, self.sweep_dir)
             summary.stopped = bool(self.stop)
         return summary
 
@@ -183,6 +188,7 @@ class Worker:
                 try:
                     self.train_claimed(spec, claim)
                 finally:
+                    forget_curve(claim.run_dir)
                     claim.release()
                     mark_ended(claim.run_dir)
             if "torch" in sys.modules:

@@ -21,7 +21,7 @@ import torch
 from chinchilla.config import RuntimeConfig
 from chinchilla.plan.ranks import rows_per_rank
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.unwritten import hand_over
+from chinchilla.plan.unwritten import save_curve_or_keep
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
 from chinchilla.train.dataloader import BatchLoader
@@ -295,14 +295,14 @@ class Trainer:
             self.other_seconds[activity] += time.perf_counter() - began
 
     def finish(self, starts: int) -> RunResult:
-        """Write curve.npz and build the result."""
+        """Build the result, and write curve.npz or keep it for the worker."""
         evaluations = np.array(self.evaluations, float).reshape(-1, 2)
         losses = self.losses[: self.step].double().cpu().numpy()
         curve = Curve(np.arange(self.step), losses, evaluations[:, 0], evaluations[:, 1])
         curve_file: dict[str, Any] = {}
         with self.group.raise_together():
             if self.group.rank == 0:
-                curve_file = hand_over(self.run_dir, curve)
+                curve_file = save_curve_or_keep(self.run_dir, curve)
         return build_result(self, curve, starts, curve_file)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ import chinchilla.train.device  # noqa: F401 (other users cannot import what is 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.files.writing import guard, make_dirs, open_log, writable_dir, write_text
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.unwritten import hand_over
+from chinchilla.plan.unwritten import save_curve_or_keep
 from chinchilla.sweep.launch import launch_lock
 from chinchilla.sweep.run_files import has_result, run_dir_of
 from chinchilla.sweep.worker import Worker
@@ -97,8 +97,8 @@ def train(spec: RunSpec, run_dir: Path, data_dir, runtime, *, on_progress, shoul
     make_dirs(run_dir / "checkpoints" / "step-00000001")
     write_text(run_dir / "checkpoints" / "step-00000001" / "state.json", "{}")
     metrics.close()
-    hand_over(run_dir, Curve(np.arange(spec.steps), np.full(spec.steps, 3.0)))
-    return make_result(spec)
+    curve = Curve(np.arange(spec.steps), np.full(spec.steps, 3.0))
+    return make_result(spec, **save_curve_or_keep(run_dir, curve))
 
 
 def work(sweep: Path, dies_at: int = 0) -> None:

@@ -18,6 +18,7 @@ from chinchilla.core.provenance import code_here
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.plan.unwritten import save_curve_or_keep
 from chinchilla.sweep.run_files import save_runtime
 
 FINE, DIVERGES, RAISES, SLOW, DIES, BREAKS = (
@@ -101,8 +102,13 @@ def make_result(
 
 
 def save_curve(run_dir: Path, spec: RunSpec) -> dict[str, Any]:
-    """The curve of a run with the results of `make_result`; returns the fields that name it."""
-    return Curve(np.arange(spec.steps), np.full(spec.steps, 3.0)).save(run_dir)
+    """Write `curve_of`; returns the fields that name it."""
+    return curve_of(spec).save(run_dir)
+
+
+def curve_of(spec: RunSpec, loss: float = 3.0) -> Curve:
+    """The curve of a run with the results of `make_result`."""
+    return Curve(np.arange(spec.steps), np.full(spec.steps, loss))
 
 
 def fake_train(
@@ -120,7 +126,7 @@ def fake_train(
 ) -> RunResult | None:
     """Substitute for train_run; appends each call to starts.txt (one process writes at a time).
 
-    Writes curve.npz as it does.
+    Writes or keeps its curve as it does.
     """
     with open(run_dir / "starts.txt", "a") as f:
         f.write(f"{os.getpid()}\n")
@@ -139,7 +145,7 @@ def fake_train(
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.1 if kind == SLOW else 0.003)
         on_progress(step, 3.0)
-    curve = save_curve(run_dir, spec)
+    curve = save_curve_or_keep(run_dir, curve_of(spec))
     if kind == DIVERGES:
         return make_result(spec, "diverged", "loss is not finite", attempts=starts, **curve)
     return make_result(spec, attempts=starts, **curve)

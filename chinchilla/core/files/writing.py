@@ -203,19 +203,19 @@ def atomic_write(
         raise
 
 
-def create_once(path: Path, text: str) -> bool:
+def create_once(path: Path, text: str, *, wait: bool = True) -> bool:
     """Create `path` with `text`; exactly one of several processes succeeds.
 
     The complete file is linked to its name. Where the file system has no hard links (FAT, some CIFS
     and FUSE), the file is created exclusively (O_EXCL) and then written: a reader may find it
-    incomplete for a moment, and a killed process may leave it incomplete.
+    incomplete for a moment, and a killed process may leave it incomplete. `wait` as of `atomic_write`.
 
     Returns:
         Whether this call created the file; False if it exists.
     """
     temporary, name = temporary_path(path).name, path.name
     try:
-        with opened(path.parent) as folder:
+        with opened(path.parent, wait=wait) as folder:
             try:
                 _write_synced(folder, temporary, text)
                 try:

@@ -26,21 +26,24 @@ from chinchilla.config import (
     WorkerCommand,
 )
 from chinchilla.core.errors import InputError
+from chinchilla.core.files import folders
 from chinchilla.core.shapes import ModelShape
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.sweep import distributed_worker
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.local_pool import WORKER
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
+from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.slurm.job import slurm_settings
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import preflight
-from chinchilla.train.distributed import PeerError, join
+from chinchilla.train.distributed import COLLECTIVE_SECONDS, PeerError, join
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,22 @@ def start(folder: Path, data_dir: Path) -> list[subprocess.Popen[str]]:
 def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     printed = [p.communicate(timeout=120)[0] for p in processes]
     return [p.returncode for p in processes], printed
+
+
+def test_rank_zero_waits_for_the_folder_less_than_the_others_wait_in_a_collective(
+    tmp_path: Path, data_dir: Path, monkeypatch
+):
+    make_sweep(tmp_path / "sweep", data_dir, (4, 10))
+    monkeypatch.setattr(folders, "WAIT_SECONDS", 600.0)
+    waits = []
+
+    def join(*args, **settings):
+        waits.append(folders.WAIT_SECONDS)
+        raise PeerError("alone")
+
+    monkeypatch.setattr(distributed_worker, "join", join)
+    distributed_worker.work(tmp_path / "sweep", data_dir, Stop(), None)
+    assert waits == [COLLECTIVE_SECONDS / 2]
 
 
 @pytest.mark.slow
