@@ -129,9 +129,10 @@ def _claim_again(claim: Claim) -> Claim:
 def _publish_once(claim: Claim, result: RunResult, curve: bytes | None) -> bool:
     """Publish a result with the content of its curve; False if another worker has taken the run over.
 
-    The next claim is made after everything that may take long, and before the first file is replaced. So
-    the curve and the result are those of one holder, and a holder that was delayed replaces nothing. If the
-    process dies in between, its claim expires, and the next holder resumes from the last checkpoint.
+    The next claim is made after everything that may take long, and immediately before the curve is renamed
+    into place. So a holder that was overtaken replaces nothing, and the curve and the result are those of
+    one holder. If the process dies after the claim, the claim expires, and the next holder resumes from the
+    last checkpoint and replaces the curve.
     """
     run_dir = claim.run_dir
     if curve is None:
