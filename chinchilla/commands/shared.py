@@ -48,7 +48,7 @@ def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
         if found.problem:
             damaged = found.name == "damaged"  # then it begins with the name of a file
             runs.left_out[spec.run_id] = str(run_dir / found.problem) if damaged else found.problem
-        if found.result:
+        elif found.result:
             runs.results.append(found.result)
         if found.curve:
             runs.curves[spec.run_id] = found.curve

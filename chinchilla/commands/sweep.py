@@ -12,12 +12,10 @@ from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
 from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import Refusal
-from chinchilla.core.files.writing import writable_dir
 from chinchilla.core.provenance import several_versions
 from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import byte_size, duration
 from chinchilla.plan.plan_file import read_plan
-from chinchilla.plan.records import RunSpec
 
 if TYPE_CHECKING:
     from chinchilla.sweep.cost import Estimate
@@ -33,7 +31,7 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.sweep.damage.repair import known_specs
     from chinchilla.sweep.launch import launch
     from chinchilla.sweep.preflight import free_bytes
-    from chinchilla.sweep.run_files import clean_sweep
+    from chinchilla.sweep.run_files import runs_to_train
 
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
@@ -42,7 +40,7 @@ def sweep(command: config.SweepCommand) -> int:
     if planned_before:
         check_comparable(all_specs)
         check_same_recipe(planned_before, specs)
-    left = _left(sweep_dir, all_specs)
+    left = runs_to_train(sweep_dir, all_specs)
     *rows, total = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, all_specs)
     refused = _refusal(total, command.max_gpu_hours)
     if command.dry_run and command.format == "json":
@@ -82,18 +80,7 @@ def sweep(command: config.SweepCommand) -> int:
             print_message(f"This would be refused: {refused}")
         print_message("dry_run=true: nothing was launched.")
         return 0
-    writable_dir(sweep_dir, "sweep_dir")
-    clean_sweep(sweep_dir)
     return launch(command, specs, sweep_dir, Path(command.data_dir), announce=announce)
-
-
-def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
-    """The distinct runs that a launch would train."""
-    from chinchilla.sweep.run_files import run_dir_of, run_state
-
-    runs = {s.run_id: s for s in specs}.values()
-    ended = ("finished", "diverged")
-    return [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in ended]
 
 
 def _refusal(total: "Estimate", limit: float) -> str:

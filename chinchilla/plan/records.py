@@ -24,7 +24,7 @@ from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError
 from chinchilla.core.files.json_codec import OtherVersion, check_fields, decode, field_names
 from chinchilla.core.files.npz import read_npz
-from chinchilla.core.files.reading import read_json, sha256_file
+from chinchilla.core.files.reading import RefusedFile, UnreadableFile, read_json, sha256_file
 from chinchilla.core.files.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.files.writing import atomic_write, write_json
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
@@ -257,7 +257,8 @@ class RunResult:
         Raises:
             DamagedRecord: its content is not what was written, or it is another run's.
             OtherVersion: another version wrote it.
-            InputError: missing or unreadable.
+            UnreadableFile: the system does not let this process read it.
+            InputError: missing, or not JSON.
         """
         result, folder = cls.read(run_dir / "result.json"), Path(os.path.abspath(run_dir)).name
         if result.spec.run_id != folder:
@@ -275,7 +276,7 @@ class RunResult:
             check_fields(value, cls, str(path), RESULT_SCHEMA)
             check_fields(value["spec"], RunSpec, str(path), SPEC_SCHEMA)
             result: RunResult = decode(cls, value, str(path))
-        except OtherVersion:
+        except (OtherVersion, UnreadableFile):
             raise
         except DamagedRecord as error:
             raise DamagedRecord(
@@ -330,6 +331,7 @@ class Curve:
 
         Raises:
             DamagedRecord: missing, damaged, or with another hash.
+            UnreadableFile: the system does not let this process read it.
         """
         path = run_dir / "curve.npz"
         try:
@@ -346,7 +348,12 @@ class Curve:
         except DamagedRecord:
             raise
         except (OSError, ValueError) as error:
-            problem = f"is damaged ({getattr(error, 'strerror', None) or error})"
+            why = getattr(error, "strerror", None) or error
+            problem = f"is damaged ({why})"
             if isinstance(error, FileNotFoundError):
                 problem = "is missing"
+            elif isinstance(error, OSError) and not isinstance(error, RefusedFile):
+                raise UnreadableFile(
+                    f"training curve {path} cannot be read ({why}).", error
+                ) from None
             raise DamagedRecord(f"training curve {path}", problem, CURVE_REMEDY) from None

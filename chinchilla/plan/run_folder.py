@@ -4,7 +4,9 @@ result.json contains a hash of itself, the run's spec and the hash of curve.npz;
 name of the folder. So a file that was changed, or copied from another run, is found.
 """
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ def load_curve(run_dir: Path, result: RunResult) -> Curve:
     Raises:
         DamagedRecord: the curve is missing or damaged, is not the one that `result` names, or has other
             steps or losses than `result` states.
+        UnreadableFile: the system does not let this process read it.
     """
     curve = Curve.load(run_dir, result.curve_sha256 or "none")
     if difference := _difference(curve, result):
@@ -42,15 +45,25 @@ def _difference(curve: Curve, result: RunResult) -> str:
     return ""
 
 
-def curve_problem(run_dir: Path, result: RunResult) -> str:
-    """What is wrong with curve.npz as far as its size shows; "" if nothing is, or the run has none.
+def check_curve_file(run_dir: Path, result: RunResult) -> None:
+    """Check curve.npz, if the run has one, as far as its size and permissions show.
 
-    `load_curve` reads the file, which takes too long for the status of thousands of runs.
+    `load_curve` reads the file, which takes too long for thousands of runs.
+
+    Raises:
+        DamagedRecord: the curve is missing, or has another size than `result` states.
+        OSError: the system does not let this process read it.
     """
     if not result.curve_sha256:
-        return ""
+        return
+    path, problem = run_dir / "curve.npz", "is not the one that result.json names"
     try:
-        size = (run_dir / "curve.npz").stat().st_size
+        size = path.stat().st_size
     except OSError as error:
-        return f"curve.npz cannot be read ({error.strerror})"
-    return "" if size == result.curve_bytes else "curve.npz is not the one that result.json names"
+        if error.errno not in (errno.ENOENT, errno.ELOOP):  # also a broken link, or one to itself
+            raise
+        size, problem = -1, "is missing"
+    if size != result.curve_bytes:
+        raise DamagedRecord(f"training curve {path}", problem, CURVE_REMEDY)
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

@@ -74,7 +74,7 @@ def work(
     Returns:
         Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, or a rank failed or died,
         so that another start can continue; 1 if no run can be trained here (data not readable
-        on some rank, disk full, too little memory) or not all ranks joined; 2 if the sweep's files or settings are
+        on some rank, disk full, too little memory), runs were left out, or not all ranks joined; 2 if the sweep's files or settings are
         invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
     # While rank 0 waits for the folder of the sweep, the others may wait in a collective.

@@ -35,11 +35,13 @@ from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.rescue import rescue_message
 from chinchilla.sweep.retry import make_trainable
 from chinchilla.sweep.run_files import (
+    clean_sweep,
     correct_marks,
     load_runtime,
     missing_specs,
     run_dir_of,
     run_state,
+    runs_to_train,
     save_runtime,
 )
 from chinchilla.sweep.signals import stop_on_signals
@@ -169,9 +171,7 @@ def _check_jobs(
         InputError: a run fits no job class, ranks do not suit a run, or Slurm does not answer.
     """
     known, _ = known_specs(sweep_dir)
-    runs = {s.run_id: s for s in (*known, *specs) if only(s)}.values()
-    ended = ("finished", "diverged")
-    if missing := [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in ended]:
+    if missing := runs_to_train(sweep_dir, [s for s in (*known, *specs) if only(s)]):
         assign(missing, command.cluster, command.runtime.shard_ranks)
         if command.cluster.kind == "slurm":
             from chinchilla.sweep.slurm.submit import check_submission
@@ -203,7 +203,8 @@ def prepare(
     planned()  # refused before the lock, which is a file in the folder
     unguard(sweep_dir)
     writable_dir(sweep_dir, "sweep_dir")
-    guard(sweep_dir)
+    guard(sweep_dir)  # before files are removed: no link below the folder is followed
+    clean_sweep(sweep_dir)
     with launch_lock(sweep_dir):
         repair_sweep(sweep_dir)
         before, problem = planned()
@@ -214,7 +215,7 @@ def prepare(
         elif new or not before:
             save_plan(before + new, sweep_dir / "plan.jsonl")
         save_runtime(runtime, sweep_dir, data_dir)
-        make_trainable(run_dir_of(sweep_dir, spec) for spec in specs or before)
+        make_trainable(sweep_dir, specs or before)
         correct_marks(sweep_dir, before + new)
 
 

@@ -1,7 +1,7 @@
 """Make failed, diverged or damaged runs trainable again. Their results are renamed, never deleted."""
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from chinchilla.config.command_line.words import shell_word
@@ -18,6 +18,7 @@ from chinchilla.sweep.run_files import (
     planned_specs,
     run_dir_of,
     run_state,
+    runs_to_train,
     unmark_ended,
 )
 
@@ -68,7 +69,7 @@ def retry(
     statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
     clean_sweep(sweep_dir)
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
-    found = {s.run_id: run_state(run_dir_of(sweep_dir, s)) for s in specs}
+    found = {s.run_id: run_state(run_dir_of(sweep_dir, s), with_curve=True) for s in specs}
     states = {run_id: state.name for run_id, state in found.items()}
     for run_id, state in states.items():
         if runs and state not in statuses:
@@ -83,7 +84,7 @@ def retry(
     renamed: dict[str, bool] = {}
     for spec in selected:
         try:
-            renamed[spec.run_id] = set_aside(run_dir_of(sweep_dir, spec), statuses)
+            renamed[spec.run_id] = set_aside(run_dir_of(sweep_dir, spec), statuses, with_curve=True)
         except OSError:  # as `status` explains
             states[spec.run_id] = "blocked"
     return {
@@ -94,21 +95,27 @@ def retry(
     }
 
 
-def make_trainable(run_dirs: Iterable[Path]) -> None:
+def make_trainable(sweep_dir: Path, specs: Sequence[RunSpec]) -> None:
     """Prepare the folders of runs for a launch: rename failed and damaged results, restore permissions.
 
-    A run that only a person can make trainable stays as it is.
+    A warning states each run that is trained again, and why. A run that only a person can make trainable
+    stays as it is.
     """
-    for run_dir in run_dirs:
+    for spec in runs_to_train(sweep_dir, specs):
+        run_dir = run_dir_of(sweep_dir, spec)
         if not os.path.lexists(run_dir):
             continue
         try:
-            state = run_state(run_dir, with_curve=True)
-            if state.name in ("finished", "diverged"):
-                continue
-            if not os.access(run_dir, ALL) or state.name == "blocked":
+            if not os.access(run_dir, ALL) or run_state(run_dir).name == "blocked":
                 restore_access(run_dir, skip=MIRRORS)
-            set_aside(run_dir, with_curve=True)
+            state = run_state(run_dir)
+            if set_aside(run_dir):
+                cause = state.problem.removesuffix(": launch the sweep again")
+                if state.result and state.name == "failed":
+                    cause = f"it failed ({state.result.reason})"
+                warn(
+                    f"run {run_dir.name} is trained again, and its earlier files are kept: {cause}"
+                )
         except OSError as error:
             warn(f"run {run_dir.name} is left as it is: {blocked_reason(error, run_dir)}")
 
@@ -124,7 +131,7 @@ def set_aside(
     Args:
         run_dir: folder of the run.
         statuses: states of `run_state`.
-        with_curve: a run with a damaged curve.npz is damaged.
+        with_curve: as of `run_state`.
 
     Returns:
         Whether it was renamed.
@@ -138,13 +145,15 @@ def set_aside(
     if claim is None:
         return False
     try:
-        state = run_state(run_dir, with_curve).name  # another process may have been faster
-        if state not in statuses:
+        found = run_state(run_dir, with_curve)  # another process may have been faster
+        if found.name not in statuses:
             return False
-        extra = DIVERGED_FILES if state == "diverged" else ()
+        # Its curve is missing if a process was killed after renaming it.
+        diverged = found.result is not None and found.result.status == "diverged"
+        extra = DIVERGED_FILES if diverged else ()
         names = ("attempts", "error.txt", *extra, "result.json")
         left = [name for name in names if os.path.lexists(run_dir / name)]
-        label, k = "diverged" if state == "diverged" else "failed", 1
+        label, k = "diverged" if diverged else "failed", 1
         while any(os.path.lexists(run_dir / _kept(name, label, k)) for name in left):
             k += 1
         unmark_ended(run_dir)

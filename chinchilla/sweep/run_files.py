@@ -22,7 +22,7 @@ sweep_dir/
         tensorboard/, wandb/    copies of metrics.jsonl (`tracking.mirror`)
         synced.json             what these copies have received
         *-failed-<n>*, *-diverged-<n>*  files of earlier results (`retry`)
-        damaged-*               files that could not be read or written, renamed (`retry`)
+        damaged-*               files that could not be read or written, renamed (`damage.repair`)
     damaged-*                   the same of the sweep, such as plan.jsonl
     fits/, report/              of `chinchilla fit` and `chinchilla report`
 """
@@ -42,7 +42,13 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files.json_codec import OtherVersion, decode
-from chinchilla.core.files.reading import RECORD_BYTES, parse_json, read_bytes, read_json
+from chinchilla.core.files.reading import (
+    RECORD_BYTES,
+    UnreadableFile,
+    parse_json,
+    read_bytes,
+    read_json,
+)
 from chinchilla.core.files.sealed import DamagedRecord, sealed, unsealed
 from chinchilla.core.files.writing import (
     clean_leftovers,
@@ -56,11 +62,12 @@ from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.run_folder import load_curve
+from chinchilla.plan.run_folder import check_curve_file, load_curve
 from chinchilla.sweep.claims import utc_now
-from chinchilla.sweep.damage.access import blocked_reason, refused
+from chinchilla.sweep.damage.access import blocked_reason
 
 RUNTIME_SCHEMA = 3
+TRAINED = ("finished", "diverged")  # states of runs that a launch does not train
 WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
 
@@ -262,7 +269,7 @@ class RunState:
     """
 
     name: str
-    result: RunResult | None = None
+    result: RunResult | None = None  # also of a run of which only curve.npz is damaged
     problem: str = ""
     curve: Curve | None = None  # of a run that did not fail, if it was asked for
 
@@ -270,33 +277,45 @@ class RunState:
 def run_state(run_dir: Path, with_curve: bool = False) -> RunState:
     """State of a run. No damage to its folder and files raises an error.
 
+    A run whose curve.npz is missing or has another size than result.json states is damaged.
+
     Args:
         run_dir: folder of the run; it need not exist.
-        with_curve: read the training curve too: without an intact one the run is damaged.
+        with_curve: read the training curve too, which shows any damage to it.
     """
-    path = run_dir / "result.json"
+    path, result, remedy = run_dir / "result.json", None, "launch the sweep again"
     try:
         os.lstat(path)
-        result = RunResult.load(run_dir)
-        if not with_curve or result.status == "failed":
+        found = RunResult.load(run_dir)
+        if found.status == "failed":
+            return RunState(found.status, found)
+        path, result = run_dir / "curve.npz", found
+        check_curve_file(run_dir, result)
+        if not with_curve:
             return RunState(result.status, result)
-        path = run_dir / "curve.npz"
+        remedy = "`chinchilla retry` the run, then launch the sweep again"
         return RunState(result.status, result, curve=load_curve(run_dir, result))
     except FileNotFoundError:
         return RunState("")
     except OSError as error:
         if not run_dir.is_dir() and error.errno in (errno.ENOTDIR, errno.ELOOP):
             return RunState("damaged", problem=f"{run_dir} is not a folder: launch the sweep again")
-        return RunState("blocked", problem=blocked_reason(error, run_dir))
+        return RunState("blocked", problem=blocked_reason(error, path))
+    except UnreadableFile as error:
+        return RunState("blocked", problem=blocked_reason(error.cause, path))
+    except OtherVersion as error:
+        return RunState("blocked", problem=str(error))
     except InputError as error:
         if not has_result(run_dir):  # another process has just renamed it
             return RunState("")
-        if (failure := refused(path)) is not None:
-            return RunState("blocked", problem=blocked_reason(failure, path))
-        if isinstance(error, OtherVersion):
-            return RunState("blocked", problem=str(error))
         problem = error.problem if isinstance(error, DamagedRecord) else "is damaged"
-        return RunState("damaged", problem=f"{path.name} {problem}: launch the sweep again")
+        return RunState("damaged", result, f"{path.name} {problem}: {remedy}")
+
+
+def runs_to_train(sweep_dir: Path, specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The distinct runs that a launch trains: all but those that are finished or diverged."""
+    runs = {s.run_id: s for s in specs}.values()
+    return [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in TRAINED]
 
 
 def saved_step(run_dir: Path) -> int:

@@ -85,8 +85,7 @@ class RunQueue:
         self.random = random.Random(name)  # workers draw different runs
         self.wait_seconds = min(WAIT_SECONDS, stale_seconds / 4)
         self.checks_marks = True  # before the first claim
-        self.skipped: set[str] = set()  # runs that this worker leaves to others
-        self.blocked: dict[str, str] = {}  # run_id -> why its files cannot be used; also skipped
+        self.left_out: dict[str, str] = {}  # run_id -> why this worker leaves the run to others
         self._plan_read: tuple[int, ...] = ()
         self._order = RunOrder([])
 
@@ -132,8 +131,7 @@ class RunQueue:
                 raise
             reason = blocked_reason(error, run_dir_of(self.sweep_dir, spec))
             log.warning("%s is left out: %s", spec.run_id, reason)
-            self.blocked[spec.run_id] = reason
-            self.skipped.add(spec.run_id)
+            self.left_out[spec.run_id] = f"run {spec.run_id} is left out: {reason}"
 
     def _order_of_plan(self) -> RunOrder:
         """The plan in order, read again if the file has changed."""
@@ -220,10 +218,10 @@ class _Look:
         self.statuses: dict[str, ClaimStatus] = {}  # run_id -> of the runs examined
         self.failures: dict[str, int] = {}
         self.ended: set[str] = set()  # found to have a result
-        self.tried = set(queue.skipped)  # without success, now or before
+        self.tried = set(queue.left_out)  # without success, now or before
         self.n_lost = 0  # races lost to other workers
         self.budget = 0  # runs that may still be examined
-        self.unseen = [s for s in found.begun if s.run_id not in queue.skipped]
+        self.unseen = [s for s in found.begun if s.run_id not in queue.left_out]
         if len(self.unseen) > N_CHECKED:
             queue.random.shuffle(self.unseen)
 
@@ -286,9 +284,9 @@ class _Look:
             and s.run_id not in self.ended
         ]
         found = [(s, self._status(s)) for s in same]
-        no_more = {*self.ended, *self.queue.blocked}
         return [
             s
             for s, status in found
-            if s.run_id not in no_more and (status is None or not status.available)
+            if s.run_id not in self.ended
+            and (not status.available if status else s.run_id not in self.queue.left_out)
         ]

@@ -94,7 +94,9 @@ class WorkerSummary:
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    cannot_train: str = ""  # why this machine cannot train (data, disk, file server or memory)
+    cannot_train: str = (
+        ""  # why this machine cannot train (data, disk, file server or memory), or left runs out
+    )
 
     @property
     def had_nothing_to_do(self) -> bool:
@@ -140,7 +142,6 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
-        self.refused: dict[Path, str] = {}  # folders of runs that cannot be trained here, and why
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
@@ -155,9 +156,7 @@ class Worker:
                 while not (self.stop or summary.needs_restart or summary.cannot_train):
                     wait_for_folder(self.sweep_dir)
                     if not self.next_run():
-                        refused = self.refused.items()
-                        left = (reason for folder, reason in refused if not has_result(folder))
-                        summary.cannot_train = next(left, "")
+                        summary.cannot_train = self._left_out()
                         break
             except (DataError, DeviceError) as error:
                 summary.cannot_train = one_line(error)
@@ -173,6 +172,13 @@ class Worker:
                     raise
             summary.stopped = bool(self.stop)
         return summary
+
+    def _left_out(self) -> str:
+        """Why runs without a result were left out, in one line; "" if there are none."""
+        runs = self.sweep_dir / "runs"
+        left = [why for run_id, why in self.queue.left_out.items() if not has_result(runs / run_id)]
+        more = f" {len(left) - 1} further runs are left out; see the log." if left[1:] else ""
+        return f"{left[0]}{more}" if left else ""
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
@@ -254,8 +260,7 @@ class Worker:
             if kind == "data":
                 self.summary.cannot_train = one_line(error)
             if kind == "memory":  # another worker, or this machine later, may have it
-                self.queue.skipped.add(spec.run_id)
-                self.refused[run_dir] = one_line(error)
+                self.queue.left_out[spec.run_id] = one_line(error)
             if kind in ("disk", "files", "memory", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind != "peer")
@@ -273,8 +278,7 @@ class Worker:
         except Rescued as error:
             if error.of_one_run:
                 log.warning("%s", error)
-                self.queue.skipped.add(spec.run_id)
-                self.refused[run_dir] = one_line(error)
+                self.queue.left_out[spec.run_id] = one_line(error)
             else:
                 self.summary.cannot_train = one_line(error)
             return
@@ -337,7 +341,7 @@ def run_worker(command: WorkerCommand, train: Train | None = None) -> int:
 
     Returns:
         0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
-        cannot train (data not readable, disk full, too little memory), or not all ranks joined. With 1, the reason is
+        cannot train (data not readable, disk full, too little memory), runs were left out, or not all ranks joined. With 1, the reason is
         printed in one line.
 
     Raises:
@@ -377,7 +381,7 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
                 sys.stdout.flush()
                 os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if summary.had_nothing_to_do and not is_gone(sweep_dir):
-        n_left = len(missing_specs(sweep_dir, only)) - len(worker.queue.blocked)
+        n_left = len(missing_specs(sweep_dir, only))
         others = (
             f"the {n_left} runs left are trained by other workers"
             if n_left > 1

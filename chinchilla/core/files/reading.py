@@ -37,6 +37,18 @@ class RefusedFile(OSError):
     """What is not read, whoever asks: not a regular file, or larger than files of its kind."""
 
 
+class UnreadableFile(InputError):
+    """A file that exists and that the system does not let this process read; it may be intact.
+
+    Attributes:
+        cause: the error of the system: of permissions, the disk, the file server or memory.
+    """
+
+    def __init__(self, message: str, cause: OSError) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 def open_regular(path: Path | str) -> BinaryIO:
     """Open a regular file, or a link to one, for reading, without waiting.
 
@@ -196,7 +208,8 @@ def read_json(path: Path, what: str, limit: int = RECORD_BYTES) -> Any:
     """Read JSON of at most `limit` bytes; `what` describes the file in error messages.
 
     Raises:
-        InputError: missing, unreadable, not a regular file, too large, or refused by `parse_json`.
+        InputError: missing, not a regular file, too large, or refused by `parse_json`.
+        UnreadableFile: the system does not let this process read it.
     """
     try:
         return parse_json(read_bytes(path, limit))
@@ -208,9 +221,12 @@ def read_json(path: Path, what: str, limit: int = RECORD_BYTES) -> Any:
         raise InputError(f"{what}: {path} {problem}") from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON
         why = getattr(error, "strerror", None) or error
-        raise InputError(
+        message = (
             f"{what}: {path} cannot be read ({why}). Restore it from a copy, or create it again."
-        ) from None
+        )
+        if isinstance(error, OSError) and not isinstance(error, RefusedFile):
+            raise UnreadableFile(message, error) from None
+        raise InputError(message) from None
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -9,19 +9,7 @@ from pathlib import Path
 
 from chinchilla.core.files.folders import Folder, opened
 
-# What opening a link without a target, a loop of links, or a socket answers.
 BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files
-_BROKEN = (errno.ENOENT, errno.ELOOP, errno.ENXIO)
-
-
-def refused(path: Path) -> OSError | None:
-    """Why the system refuses to read a file; None if it does not, or if the file is a broken link."""
-    try:
-        # Opening a FIFO for reading would wait for its writer.
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        return None if error.errno in _BROKEN else error
-    return None
 
 
 def blocked_reason(error: OSError, place: Path) -> str:
@@ -105,11 +93,16 @@ def restore_access(folder: Path, skip: tuple[str, ...] = ()) -> bool:
 
 def restore_own(path: Path | str, dir_fd: int | None = None) -> bool:
     """The same for one file or folder, without what it contains; `dir_fd` as of `os.open`."""
-    with contextlib.suppress(OSError):  # another process may have removed it
-        if _lacks(os.lstat(path, dir_fd=dir_fd)):
-            # The mode is changed by descriptor, so that no link that replaces the file is followed.
-            flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
-            handle = os.open(path, flags, dir_fd=dir_fd)
+    with contextlib.suppress(OSError, NotImplementedError):  # another process may have removed it
+        if _lacks(about := os.lstat(path, dir_fd=dir_fd)):
+            # No link that replaces the file meanwhile is followed.
+            if not hasattr(
+                os, "O_PATH"
+            ):  # macOS; Linux cannot change a mode without following links
+                mode = stat.S_IMODE(about.st_mode) | _lacks(about)
+                os.chmod(path, mode, dir_fd=dir_fd, follow_symlinks=False)
+                return True
+            handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
             try:
                 about = os.fstat(handle)
                 if lacks := _lacks(about):

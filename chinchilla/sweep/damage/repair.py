@@ -7,7 +7,6 @@ Files of other users that cannot be read are renamed too, except for checkpoints
 owner can make accessible.
 """
 
-import contextlib
 import errno
 import os
 import stat
@@ -17,11 +16,12 @@ from pathlib import Path
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files.folders import opened
-from chinchilla.core.files.reading import read_json
+from chinchilla.core.files.reading import UnreadableFile, read_json
+from chinchilla.core.files.writing import NO_HARD_LINKS
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.plan_file import DamagedPlan, read_plan, save_plan
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.damage.access import move_aside, refused, restore_access, restore_own
+from chinchilla.sweep.damage.access import move_aside, restore_access, restore_own
 
 # Of a run. `result.json` is left to `retry.set_aside`, which decides whether its run is trained again.
 FILES = (
@@ -42,7 +42,7 @@ def warn(message: str) -> None:
 
 
 def repair_run(run_dir: Path, spec: RunSpec, report: Report = warn) -> None:
-    """Make the folder of a run fit for training. The caller holds the run's claim.
+    """Make the folder of a run usable for training. The caller holds the run's claim.
 
     Raises:
         OSError: something that only its owner can change.
@@ -52,26 +52,27 @@ def repair_run(run_dir: Path, spec: RunSpec, report: Report = warn) -> None:
         path = run_dir / name
         if name in FILES:
             usable = _is_file(path) and os.access(path, os.R_OK | (name == "heartbeat" and os.W_OK))
-        elif name == "checkpoints" and path.is_dir() and not os.access(path, ALL):
+        elif name == "checkpoints" and _is_folder(path) and not os.access(path, ALL):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         elif name in FOLDERS:
-            usable = path.is_dir() and os.access(path, ALL)
+            usable = _is_folder(path) and os.access(path, ALL)
         else:
             continue
         if name == "spec.json" and usable:
-            usable = _spec_id(path) == spec.run_id
+            found = _spec_of(path)
+            usable = found is not None and found.run_id == spec.run_id
         if not usable:
             _rename(path, report)
 
 
 def repair_mirror(run_dir: Path, tracker: str) -> None:
-    """Make the folder of a run fit for a copy of its metrics.
+    """Make the folder of a run usable for a copy of its metrics.
 
     Raises:
         OSError: something that only its owner can change.
     """
     for path in (run_dir / tracker, run_dir / "synced.json"):
-        usable = _is_file(path) if path.name == "synced.json" else path.is_dir()
+        usable = _is_file(path) if path.name == "synced.json" else _is_folder(path)
         if os.path.lexists(path) and not usable:
             _rename(path, warn)
 
@@ -80,20 +81,34 @@ def _is_file(path: Path) -> bool:
     return os.path.lexists(path) and stat.S_ISREG(os.lstat(path).st_mode)
 
 
-def _spec_id(path: Path) -> str:
-    """The run_id of a spec.json; "" if it cannot be read."""
-    with contextlib.suppress(InputError):
-        return RunSpec.from_record(read_json(path, "run spec"), str(path)).run_id
-    return ""
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder itself: nothing is written through a link."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _spec_of(path: Path) -> RunSpec | None:
+    """The run of a spec.json; None if the file is damaged or only other users may read it.
+
+    Raises:
+        OSError: another error of the system, which does not show that the file is damaged.
+    """
+    try:
+        return RunSpec.from_record(read_json(path, "run spec"), str(path))
+    except UnreadableFile as error:
+        if error.cause.errno not in (errno.EACCES, errno.EPERM):
+            raise error.cause from None
+    except InputError:
+        pass
+    return None
 
 
 def _rename(path: Path, report: Report) -> None:
     target = move_aside(path)
-    report(f"{path} was damaged or not accessible, and is renamed to {target.name}")
+    report(f"{path} was damaged, not accessible or a link, and is renamed to {target.name}")
 
 
 def repair_sweep(sweep_dir: Path, report: Report = warn) -> None:
-    """Make the folders of a sweep fit for a launch.
+    """Make the folders of a sweep usable for a launch.
 
     The folders of runs may be damaged in turn: `repair_run` looks into each when it is claimed.
 
@@ -126,6 +141,7 @@ def known_specs(sweep_dir: Path) -> tuple[list[RunSpec], str]:
 
     Raises:
         InputError: the plan is of another schema, or its file system does not answer.
+        OSError: the same of a spec.json.
     """
     plan = sweep_dir / "plan.jsonl"
     if not os.path.lexists(plan):
@@ -139,16 +155,18 @@ def known_specs(sweep_dir: Path) -> tuple[list[RunSpec], str]:
         specs, problem = [], str(error)
     known = {s.run_id: s for s in specs}
     for path in sorted(sweep_dir.glob("runs/*/spec.json")):
-        if path.parent.name not in known and not refused(path):
-            with contextlib.suppress(InputError):
-                spec = RunSpec.from_record(read_json(path, "run spec"), str(path))
-                if spec.run_id == path.parent.name:
-                    known[spec.run_id] = spec
+        spec = None if path.parent.name in known else _spec_of(path)
+        if spec and spec.run_id == path.parent.name:
+            known[spec.run_id] = spec
     return list(known.values()), problem
 
 
 def replace_plan(sweep_dir: Path, specs: list[RunSpec], report: Report = warn) -> None:
-    """Write the plan anew and keep the damaged one as damaged-<n>-plan.jsonl."""
+    """Write the plan anew and keep the damaged one as damaged-<n>-plan.jsonl.
+
+    Raises:
+        OSError: the second name of the damaged plan, or the new plan, cannot be written.
+    """
     plan, n = sweep_dir / "plan.jsonl", 1
     with opened(sweep_dir) as folder:
         while True:
@@ -167,7 +185,9 @@ def replace_plan(sweep_dir: Path, specs: list[RunSpec], report: Report = warn) -
                 if os.path.samestat(old, copy):  # by a launcher that was killed after this
                     break
                 n += 1
-            except OSError:  # a folder, or a file system without hard links
+            except OSError as error:
+                if error.errno not in (*NO_HARD_LINKS, errno.EISDIR):  # EPERM also for a folder
+                    raise
                 name = move_aside(plan).name
                 break
     save_plan(specs, plan)

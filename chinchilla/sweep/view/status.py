@@ -19,7 +19,6 @@ from chinchilla.core.units import clock, count
 from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import RunSpec
-from chinchilla.plan.run_folder import curve_problem
 from chinchilla.sweep.claims import ClaimStatus, claim_status, file_system_now
 from chinchilla.sweep.damage.access import BLOCKED, blocked_reason
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
@@ -178,8 +177,6 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool, can_write: boo
     found, claim = RunState(""), ClaimStatus("free")
     if started:
         found = run_state(run_dir)
-        if found.result and (problem := curve_problem(run_dir, found.result)):
-            found = RunState("damaged", problem=f"{problem}: launch the sweep again")
         if found.name in ("", "damaged"):
             try:
                 claim = claim_status(run_dir, now)
@@ -190,7 +187,7 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool, can_write: boo
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
             except OSError as error:
                 found = RunState("blocked", problem=blocked_reason(error, run_dir))
-    result, reason = found.result, found.problem
+    result, reason = None if found.problem else found.result, found.problem
     if result is not None:
         state, reason = result.status, result.reason
         # The speed in progress.json includes evaluations and checkpoints, as the time left does.

@@ -18,7 +18,7 @@ from chinchilla.core.files.sealed import DamagedRecord
 from chinchilla.core.files.writing import write_json
 from chinchilla.plan.plan_file import load_plan, save_plan
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.run_folder import curve_problem, load_curve
+from chinchilla.plan.run_folder import check_curve_file, load_curve
 
 
 def make_curve(n: int, seed: int = 0) -> Curve:
@@ -48,7 +48,7 @@ def test_the_records_of_a_run_are_read(tmp_path: Path):
     [spec] = make_specs(1)
     result, curve = read(write_run(tmp_path, spec))
     assert (result.spec, len(curve.loss)) == (spec, spec.steps)
-    assert curve_problem(tmp_path / spec.run_id, result) == ""
+    check_curve_file(tmp_path / spec.run_id, result)
 
 
 def test_a_diverged_run_has_a_curve_without_a_final_loss(tmp_path: Path):
@@ -95,10 +95,12 @@ def test_a_curve_must_have_the_steps_and_losses_of_the_result(tmp_path: Path, ch
 def test_a_curve_that_is_missing_or_of_another_size_shows_without_reading_it(tmp_path: Path):
     own, other = (write_run(tmp_path, spec) for spec in make_specs(2))
     shutil.copy(other / "curve.npz", own)
-    assert "is not the one" in curve_problem(own, RunResult.load(own))
+    with pytest.raises(DamagedRecord, match="is not the one"):
+        check_curve_file(own, RunResult.load(own))
     os.remove(own / "curve.npz")
-    assert "No such file" in curve_problem(own, RunResult.load(own))
-    assert curve_problem(own, replace(RunResult.load(own), curve_sha256="")) == "", "it failed"
+    with pytest.raises(DamagedRecord, match="is missing"):
+        check_curve_file(own, RunResult.load(own))
+    check_curve_file(own, replace(RunResult.load(own), curve_sha256=""))  # it failed
 
 
 def test_the_folder_may_be_given_by_a_relative_path(tmp_path: Path, monkeypatch):

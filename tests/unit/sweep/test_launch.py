@@ -107,6 +107,34 @@ def test_other_validation_tokens_are_refused_once_there_are_results(tmp_path: Pa
     assert launched(128) == 0
 
 
+def test_no_leftovers_are_removed_through_a_link(tmp_path: Path):
+    specs = make_specs(1)
+    sweep = make_sweep(tmp_path / "s", specs)
+    left = tmp_path / "elsewhere" / ".step-00000010.deadbeef-123-01234567.tmp"
+    left.mkdir(parents=True)
+    os.utime(left, (1e9, 1e9))
+    (sweep / "runs").mkdir()
+    run_dir_of(sweep, specs[0]).symlink_to(left.parent)
+    launch(command(), specs, sweep, sweep, train=fake_train)
+    assert left.exists()
+    (own := sweep / left.name).mkdir()
+    os.utime(own, (1e9, 1e9))
+    launch(command(), specs, sweep, sweep, train=fake_train)
+    assert not own.exists()
+
+
+def test_results_stay_if_slurm_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    specs = make_specs(1)
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    run_dir = run_dir_of(tmp_path, specs[0])
+    (run_dir / "curve.npz").unlink()
+    before = sorted(run_dir.iterdir())
+    monkeypatch.setenv("PATH", str(tmp_path))  # without squeue
+    with pytest.raises(InputError):
+        launch(command(kind="slurm", n_workers=1), specs, tmp_path, tmp_path)
+    assert sorted(run_dir.iterdir()) == before
+
+
 def test_another_versions_plan_is_refused(tmp_path: Path):
     [spec] = make_specs(1)
     debug([spec], tmp_path)

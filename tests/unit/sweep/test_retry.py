@@ -4,14 +4,24 @@ import json
 from pathlib import Path
 
 import pytest
-from sweep_fakes import DIVERGES, RAISES, command, edit_record, fake_train, make_result, make_specs
+from sweep_fakes import (
+    DIVERGES,
+    RAISES,
+    command,
+    edit_record,
+    fake_train,
+    make_result,
+    make_specs,
+    save_curve,
+)
 
 from chinchilla.cli import main
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
+from chinchilla.sweep import run_files
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import set_aside
-from chinchilla.sweep.run_files import missing_specs, run_dir_of
+from chinchilla.sweep.run_files import missing_specs, run_dir_of, runs_to_train
 
 
 @pytest.fixture
@@ -49,7 +59,13 @@ def test_failed_runs_become_trainable_and_their_files_are_kept(sweep: Path, caps
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
     assert [(run_dir / n).read_bytes() for n in kept] == list(before.values())
-    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, starts, **k: make_result(s))
+    launch(
+        command(),
+        SPECS,
+        sweep,
+        sweep,
+        train=lambda s, d, *a, **k: make_result(s, **save_curve(d, s)),
+    )
     assert RunResult.load(run_dir).status == "finished"
     assert say(capsys, sweep)[1].startswith("no runs will be trained again")
 
@@ -98,6 +114,34 @@ def test_a_run_may_be_named_by_a_prefix(sweep: Path, capsys):
     assert (code, BAD.run_id in out) == (0, True)
 
 
+@pytest.mark.parametrize("damage", ["another size", "the same size"])
+def test_a_run_with_a_damaged_curve_can_be_retried(sweep: Path, capsys, damage: str):
+    """Also if `status` and a launch, which look at the size only, do not see it."""
+    path = run_dir_of(sweep, FINE) / "curve.npz"
+    path.write_bytes(bytes(path.stat().st_size if damage == "the same size" else 10))
+    code, out = say(capsys, sweep, f"runs=[{FINE.run_id}]")
+    assert (code, "1 run will be trained again" in out) == (0, True)
+    assert missing_specs(sweep) == [FINE]
+
+
+def test_a_launch_states_each_run_that_it_trains_again_and_why(sweep: Path, capsys):
+    (run_dir_of(sweep, FINE) / "curve.npz").unlink()
+    assert runs_to_train(sweep, SPECS) == [FINE, BAD], "of which the cost is stated"
+    capsys.readouterr()
+    launch(command(), SPECS, sweep, sweep, train=fake_train)
+    err = capsys.readouterr().err
+    assert f"warning: run {FINE.run_id} is trained again" in err
+    assert "curve.npz is missing" in err
+    assert f"warning: run {BAD.run_id} is trained again" in err
+    assert "it failed (RuntimeError: the disk said no)" in err
+    assert NAN.run_id not in err
+
+
+def test_a_launch_reads_no_curves_of_finished_runs(sweep: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_files, "load_curve", lambda *_: pytest.fail("a curve was read"))
+    assert launch(command(), [FINE], sweep, sweep, train=fake_train) == 1
+
+
 def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
     """After any number of renames the run has ended or is waiting, and the next call completes the rest."""
     run_dir, real = run_dir_of(sweep, NAN), module.rename
@@ -114,13 +158,13 @@ def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.
 
         monkeypatch.setattr(module, "rename", die)
         try:
-            set_aside(run_dir, ("diverged",))
+            set_aside(run_dir, ("diverged", "damaged"))
         except KeyboardInterrupt:
             assert (run_dir / "result.json").exists()
             moves += 1
         monkeypatch.setattr(module, "rename", real)
     assert moves >= 1
-    set_aside(run_dir, ("diverged",))
+    set_aside(run_dir, ("diverged", "damaged"))
     names = {p.name for p in run_dir.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert "result.json" not in names

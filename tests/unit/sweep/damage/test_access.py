@@ -8,16 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_fakes import command, fake_train, make_result, make_specs, make_sweep, save_curve
+from sweep_fakes import (
+    command,
+    fake_train,
+    make_result,
+    make_specs,
+    make_sweep,
+    n_starts,
+    save_curve,
+)
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
+from chinchilla.core.files import reading
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status
-from chinchilla.sweep.damage.access import move_aside
+from chinchilla.sweep.damage.access import move_aside, restore_own
 from chinchilla.sweep.failures import is_of_one_run
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.retry import retry
+from chinchilla.sweep.run_files import run_dir_of, run_state
 from chinchilla.sweep.worker import Worker
 
 SPECS = make_specs(3)
@@ -45,10 +55,80 @@ def test_damage_during_training_ends_only_that_run(tmp_path: Path, damage, caplo
     make_sweep(tmp_path, SPECS)
     summary = Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", train).run()
     assert set(summary.finished) == {spec.run_id for spec in SPECS[:-1]}
-    assert not summary.cannot_train
+    assert summary.exit_code() == 1
+    assert f"run {SPECS[-1].run_id} is left out: " in summary.cannot_train
     assert f"{SPECS[-1].run_id} is left out: " in caplog.text
     again = launch(command(), SPECS, tmp_path, tmp_path, train=fake_train)
     assert again == 0
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOMEM])
+@pytest.mark.parametrize("name", ["result.json", "curve.npz"])
+def test_a_read_error_does_not_count_as_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: int
+):
+    """The file may be intact: its run is not trained again, and the state says what to correct."""
+    launch(command(), SPECS[:1], tmp_path, tmp_path, train=fake_train)
+    run_dir, real = run_dir_of(tmp_path, SPECS[0]), reading.read_blocks
+
+    def read_blocks(path, *limit):
+        if str(path) == str(run_dir / name):
+            raise OSError(number, os.strerror(number))
+        return real(path, *limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_blocks", read_blocks)
+        state = run_state(run_dir, with_curve=True)
+        assert state.name == "blocked"
+        assert f"{run_dir / name}: {os.strerror(number)}" in state.problem
+        launch(command(), SPECS[:1], tmp_path, tmp_path, train=fake_train)
+        retry(tmp_path)
+    assert launch(command(), SPECS[:1], tmp_path, tmp_path, train=fake_train) == 0
+    assert n_starts(run_dir) == 1
+
+
+def test_a_run_left_out_after_one_read_error_is_the_exit_code_of_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    run_dir, real = run_dir_of(make_sweep(tmp_path, SPECS), SPECS[0]), os.listdir
+    acquire(run_dir, "earlier").release()
+    errors = [OSError(errno.EIO, "Input/output error", str(run_dir))]
+
+    def listdir(path="."):
+        if str(path) == str(run_dir) and errors:
+            raise errors.pop()
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    summary = Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train).run()
+    assert len(summary.finished) == 2
+    assert summary.exit_code() == 1
+    err = capsys.readouterr().err
+    assert f"run {SPECS[0].run_id} is left out: {run_dir}: Input/output error" in err
+    assert err.count("\n") == 1
+
+
+def test_permissions_are_restored_without_handles_of_closed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """macOS has no O_PATH, and its chmod can leave links alone."""
+    path, real = tmp_path / "result.json", os.chmod
+    path.write_text("{}")
+    path.chmod(0)
+
+    def chmod(name, mode, *, dir_fd=None, follow_symlinks=True):
+        assert not follow_symlinks
+        real(name, mode, dir_fd=dir_fd)
+
+    def closed(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.delattr(os, "O_PATH", raising=False)
+    monkeypatch.setattr(os, "chmod", chmod)
+    monkeypatch.setattr(os, "open", closed)
+    assert restore_own(path)
+    monkeypatch.undo()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_an_error_of_the_whole_sweep_is_not_one_runs(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Damaged files of a run or of a sweep: launching again finishes every run, and nothing is deleted."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,10 +12,11 @@ from other_user import OTHER, as_nobody, folder_of_nobody, give, needs_root
 from sweep_fakes import command, fake_train, make_specs, n_starts
 
 from chinchilla.cli import main
+from chinchilla.core.files import reading
 from chinchilla.plan.plan_file import load_plan, save_plan
 from chinchilla.plan.records import Curve, RunResult
 from chinchilla.sweep.claims import acquire
-from chinchilla.sweep.damage.repair import repair_run
+from chinchilla.sweep.damage.repair import repair_run, replace_plan
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import mark_ended, run_dir_of
 from chinchilla.sweep.view.status import RunRow, sweep_status
@@ -110,6 +112,18 @@ def test_a_damaged_result_is_renamed_and_its_run_is_trained(sweep: Path, name: s
     assert n_starts(run_dir_of(sweep, DONE)) == 2
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "attempts", "tensorboard"])
+def test_a_link_in_place_of_a_folder_is_renamed_before_training(sweep: Path, name: str):
+    """Writing refuses links, which would be found when the first checkpoint is saved."""
+    path, scratch = run_dir_of(sweep, LEFT) / name, sweep / "scratch"
+    shutil.rmtree(path)
+    scratch.mkdir()
+    path.symlink_to(scratch)
+    assert relaunch(sweep) == 0
+    finished(sweep)
+    assert (path.parent / f"damaged-1-{name}").readlink() == scratch
+
+
 def test_a_result_without_its_curve_is_trained_again(sweep: Path):
     (run_dir_of(sweep, DONE) / "curve.npz").unlink()
     assert relaunch(sweep) == 0
@@ -160,6 +174,33 @@ def test_a_damaged_plan_is_written_again(sweep: Path, by: str, capsys):
     finished(sweep)
     assert os.path.lexists(sweep / "damaged-1-plan.jsonl")
     assert "plan.jsonl was damaged" in capsys.readouterr().err
+
+
+def test_a_plan_that_cannot_get_a_second_name_stays(sweep: Path, monkeypatch: pytest.MonkeyPatch):
+    (sweep / "plan.jsonl").write_text("{")
+
+    def link(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(OSError, match="No space left"):
+        replace_plan(sweep, SPECS)
+    assert (sweep / "plan.jsonl").read_text() == "{"
+
+
+def test_a_read_error_of_a_spec_does_not_remove_its_run_from_the_plan(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (sweep / "plan.jsonl").write_text("{")
+
+    def read_bytes(path, *limit):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_bytes", read_bytes)
+        with pytest.raises(OSError, match="Input/output error"):
+            launch(command(), [DONE], sweep, sweep, train=fake_train)
+    assert (sweep / "plan.jsonl").read_text() == "{"
 
 
 def test_a_spec_copied_from_another_run_adds_no_run_to_the_plan(sweep: Path):
