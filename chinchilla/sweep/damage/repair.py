@@ -111,6 +111,7 @@ def repair_sweep(sweep_dir: Path, report: Report = warn) -> None:
                 _rename(path, report)
             elif name in ("runs", "stable_phases"):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    restore_access(sweep_dir / "stable_phases")
     if (sweep_dir / "runtime.json").is_dir():
         _rename(sweep_dir / "runtime.json", report)
     for folder in ("runs", "stable_phases"):

@@ -187,6 +187,15 @@ def test_permissions_of_own_files_are_restored(shared: Path, name: str):
     finished(shared)
 
 
+def test_permissions_of_own_shared_checkpoints_are_restored(shared: Path):
+    step = shared / "stable_phases" / "a" / "step-00000008"
+    step.mkdir(parents=True)
+    give(shared)
+    step.chmod(0)
+    assert as_nobody(lambda: relaunch(shared)) == 0
+    assert step.stat().st_mode & 0o700 == 0o700
+
+
 def test_a_finished_run_that_was_closed_is_opened_and_not_trained(shared: Path):
     run_dir_of(shared, DONE).chmod(0)
     assert as_nobody(lambda: relaunch(shared)) == 0
