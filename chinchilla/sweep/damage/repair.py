@@ -4,7 +4,7 @@ What is not a file or folder as expected, or cannot be read, is renamed to damag
 (`access.move_aside`), and the program writes it anew: spec.json from the plan, the plan from the command and from
 the spec.json of every run, progress and heartbeat when training continues. Permissions of own files are restored.
 Files of other users that cannot be read are renamed too, except for checkpoints: they contain work that their
-owner can make accessible.
+owner can make accessible. Only a checkpoint of the same step replaces them (`train.checkpoint.save`).
 """
 
 import contextlib
