@@ -1,5 +1,6 @@
 """Helpers of several commands: runs of a sweep, JSON on standard output."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.terminal import print_lines
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult
-from chinchilla.sweep.run_files import run_dir_of, run_state
+from chinchilla.sweep.run_files import run_dir_of, run_state, started_runs, unplanned_results
 
 PLAN = "plan.jsonl"
 MAX_NAMED = 5  # runs left out of which the reason is stated
@@ -22,7 +23,9 @@ class SweepRuns:
 
     results: list[RunResult]
     curves: dict[str, Curve]  # by run_id, of the runs that did not fail, if they were asked for
-    left_out: dict[str, str]  # run_id, or line of the plan -> what is wrong, and what to do
+    left_out: dict[
+        str, str
+    ]  # run_id, name in runs/, or line of the plan -> what is wrong, and what to do
 
     @property
     def notes(self) -> list[str]:
@@ -41,6 +44,9 @@ def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
     """
     runs = SweepRuns([], {}, {})
     specs, problems = read_plan(sweep_dir / PLAN)
+    started = set[str]()
+    with contextlib.suppress(PermissionError):  # then the reason is stated for each run
+        started = started_runs(sweep_dir)
     runs.left_out.update({f"of the plan ({i})": why for i, why in enumerate(problems, 1)})
     for spec in specs:
         run_dir = run_dir_of(sweep_dir, spec)
@@ -52,6 +58,7 @@ def sweep_runs(sweep_dir: Path, with_curves: bool = True) -> SweepRuns:
             runs.results.append(found.result)
         if found.curve:
             runs.curves[spec.run_id] = found.curve
+    runs.left_out.update(unplanned_results(sweep_dir, specs, started))
     if runs.left_out and not runs.results:
         raise InputError(*runs.notes)
     return runs

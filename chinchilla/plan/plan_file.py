@@ -49,7 +49,7 @@ def load_plan(path: Path) -> list[RunSpec]:
     """Read plan.jsonl completely.
 
     Raises:
-        InputError: the file is missing, not JSON lines, empty, or of another schema.
+        InputError: the file is missing, not JSON lines, empty, repeats a run, or is of another schema.
     """
     specs, problems = read_plan(path)
     if problems:
@@ -58,13 +58,15 @@ def load_plan(path: Path) -> list[RunSpec]:
 
 
 def read_plan(path: Path) -> tuple[list[RunSpec], list[str]]:
-    """The runs of plan.jsonl, and a message for each line that cannot be read.
+    """The runs of plan.jsonl, and a message for each line that cannot be read or that repeats another.
+
+    A repeated line counts once. No launch writes one, so it may have replaced another run's.
 
     Raises:
         DamagedPlan: no line can be read.
         InputError: the file is missing, of another schema, or its file system does not answer.
     """
-    specs: dict[str, RunSpec] = {}  # repeated lines count once
+    specs: dict[str, RunSpec] = {}
     problems: list[str] = []
     other_versions: list[OtherVersion] = []
     try:
@@ -72,6 +74,10 @@ def read_plan(path: Path) -> tuple[list[RunSpec], list[str]]:
             where = f"{path} line {i}"
             try:
                 spec = RunSpec.from_record(parse_json(line), where)
+                if spec.run_id in specs:
+                    problems.append(
+                        f"{where} repeats run {spec.run_id}, and may have replaced another run. {_PLAN_ADVICE}"
+                    )
                 specs[spec.run_id] = spec
             except OtherVersion as error:
                 other_versions.append(error)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import shlex
 import sys
@@ -27,7 +28,7 @@ from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.plan_file import save_plan
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import Claim, acquire
+from chinchilla.sweep.claims import STALE_SECONDS, Claim, acquire, latest_claim
 from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_access
 from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
 from chinchilla.sweep.job_classes import Selection, assign
@@ -51,6 +52,7 @@ from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
 LAUNCH_WAIT_SECONDS = 90.0  # longest wait for another launcher of the same sweep
+SILENT_SECONDS = 5.0  # of this wait, before it is reported
 
 
 def launch(
@@ -250,11 +252,15 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
     """
     folder = sweep_dir / "launch"
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
+    report_at = time.monotonic() + SILENT_SECONDS
     try:
         if os.path.lexists(folder) and not folder.is_dir():
             move_aside(folder)
         restore_access(folder)
         while (claim := acquire(folder, worker_name(), to_train=False)) is None:
+            if time.monotonic() > report_at:
+                report_at = math.inf
+                print_message(_waiting_text(folder, deadline - time.monotonic()), file=sys.stderr)
             if time.monotonic() > deadline:
                 raise InputError(
                     f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
@@ -269,6 +275,19 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
         yield claim
     finally:
         claim.release()
+
+
+def _waiting_text(folder: Path, seconds: float) -> str:
+    """What a launch waits for, and at most how long."""
+    holder = latest_claim(folder)
+    if holder is None or not holder.damaged:
+        by = f"{holder.worker} on {holder.host}" if holder else "another launcher"
+        return f"waiting for up to {seconds:.0f} s: {by} is launching this sweep ({folder})"
+    seconds = min(seconds, STALE_SECONDS)
+    file = folder / f"claim-{holder.fence}.json"
+    return (
+        f"waiting for up to {seconds:.0f} s: {file} is damaged, and another launcher may be at work"
+    )
 
 
 def worker_command(cluster: ClusterConfig, sweep_dir: Path, only: Selection) -> str:

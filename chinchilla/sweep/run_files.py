@@ -193,6 +193,19 @@ def started_runs(sweep_dir: Path) -> set[str]:
     return _names_in(sweep_dir / "runs")
 
 
+def unplanned_results(
+    sweep_dir: Path, specs: Iterable[RunSpec], started: set[str]
+) -> dict[str, str]:
+    """A message for each folder in runs/ that has a result and is not that of a planned run, by its name."""
+    names = started - {spec.run_id for spec in specs}
+    return {
+        name: f"{sweep_dir / 'runs' / name} has a result, and the plan has no such run. Launch the sweep again "
+        "with the same words, which adds it to the plan; or move the folder out of runs/."
+        for name in sorted(names)
+        if not name.startswith("damaged-") and has_result(sweep_dir / "runs" / name)
+    }
+
+
 def ended_runs(sweep_dir: Path) -> set[str]:
     """Ids of runs that are marked as ended."""
     return _names_in(sweep_dir / "ended")

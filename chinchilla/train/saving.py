@@ -1,5 +1,6 @@
 """When a run saves its state, what is kept, and how it resumes."""
 
+import os
 import re
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chinchilla.core.errors import error_summary, one_line
 from chinchilla.core.files import folders
+from chinchilla.core.files.owners import PERMISSION_ERRORS, ownership
 from chinchilla.core.terminal import print_message
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS
 from chinchilla.plan.records import RunSpec
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 # Of a shared stable phase, which must not depend on the run that trained it.
 NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}
+ALL = os.R_OK | os.W_OK | os.X_OK
 
 
 class Saving:
@@ -109,7 +112,8 @@ class Saving:
         """Save at the end of the run, as `save`.
 
         In the folder of a sweep, which may be full or away for a while, it is tried again for up to
-        `folders.WAIT_SECONDS`; then the run ends without this checkpoint, and with its result.
+        `folders.WAIT_SECONDS`; then the run ends without this checkpoint, and with its result. Permission
+        that is refused is not waited for.
         """
         group, deadline = self.run.group, time.monotonic() + folders.WAIT_SECONDS
         while True:
@@ -117,13 +121,14 @@ class Saving:
                 return self.save(still_mine, wait=True)
             except (OSError, PeerError) as error:
                 problem = getattr(error, "reported", "") or error_summary(error)
-                of_files = re.match(r"\w+: \[Errno \d+\]", problem)  # the same on all ranks
+                of_files = re.match(r"\w+: \[Errno (\d+)\]", problem)  # the same on all ranks
                 if not of_files or group.broken or folders.guard_of(self.folder) is None:
                     raise
             self.writer.close()
             self.saved_step = -1  # nothing is saved
-            waited = problem.startswith("FolderGone") or time.monotonic() > deadline
-            if any(group.any_rank(waited or should_stop())):
+            lasting = problem.startswith("FolderGone") or int(of_files[1]) in PERMISSION_ERRORS
+            waited = time.monotonic() > deadline
+            if any(group.any_rank(lasting or waited or should_stop())):
                 text = f"warning: the last checkpoint in {self.folder} cannot be written"
                 print_message(f"{text} ({one_line(problem)}).", file=sys.stderr)
                 return True
@@ -139,6 +144,18 @@ class Saving:
                 return False
             state = replace(self._state(), progress=NO_PROGRESS)  # equal for all runs that save it
             return self._write(folder, stable_phase, state, None, still_mine)
+
+    def _check_sharing(self) -> None:
+        """Train without sharing if a rank may not use the folder of the stable phase."""
+        folder = self.stable_phase_dir
+        places = (folder.parent, folder) if folder else ()
+        refused = [p for p in places if os.path.exists(p) and not os.access(p, ALL)]
+        if not any(self.run.group.any_rank(bool(refused))):
+            return
+        for path in refused[:1]:
+            text = f"warning: the run is trained without the shared stable phase {folder}"
+            print_message(f"{text}: permission denied. {ownership(path)}.", file=sys.stderr)
+        self.stable_phase_dir = None
 
     def _write(
         self,
@@ -177,6 +194,7 @@ class Saving:
         """Load this run's newest checkpoint, else a shared stable phase, else initial weights."""
         run, spec, group = self.run, self.run.spec, self.run.group
         checkpoint, warnings = load_checkpoint(self.folder, spec, group)
+        self._check_sharing()
         if checkpoint is None and self.stable_phase_dir and spec.stable_phase:
             checkpoint, more_warnings = load_checkpoint(
                 self.stable_phase_dir, spec.stable_phase, group, max_step=spec.stable_steps

@@ -1,41 +1,32 @@
 """Files and folders that are damaged, or that this user may not read or write: say so, or repair it."""
 
 import contextlib
-import errno
 import os
-import pwd
 import stat
 from pathlib import Path
 
 from chinchilla.core.files.folders import Folder, opened
+from chinchilla.core.files.owners import PERMISSION_ERRORS, nearest_existing, ownership
 
 BLOCKED = "blocked: "  # precedes the reason in a claim that was released because of damaged files
 
 
 def blocked_reason(error: OSError, place: Path) -> str:
     """Cause and remedy of an error of the system at `place`: a run's folder or a file in it."""
-    path = Path(error.filename or place)
-    while not os.path.lexists(path) and path != path.parent:  # its folder may be inaccessible
-        path = path.parent
+    path = nearest_existing(Path(error.filename or place))  # its folder may be inaccessible
     cause = f"{error.filename or place}: {error.strerror or error}"
-    if error.errno not in (errno.EACCES, errno.EPERM):
+    if error.errno not in PERMISSION_ERRORS:
         return f"{cause}. Correct it, then launch the sweep again."
     about = os.lstat(path)
-    mode, uid = stat.filemode(about.st_mode), about.st_uid
-    if uid == os.geteuid():
+    if about.st_uid == os.geteuid():
+        mode = stat.filemode(about.st_mode)
         return (
             f"{cause}. {path} has permissions {mode}: launch the sweep again, which corrects them."
         )
     return (
-        f"{cause}. {path} belongs to {_user(uid)}, with permissions {mode}. Ask its owner to make it readable and "
+        f"{cause}. {ownership(path)}. Ask its owner to make it readable and "
         "writable for the workers (chmod, chown), then launch the sweep again."
     )
-
-
-def _user(uid: int) -> str:
-    with contextlib.suppress(KeyError):
-        return f"{pwd.getpwuid(uid).pw_name} (user id {uid})"
-    return f"user id {uid}"
 
 
 def move_aside(path: Path) -> Path:

@@ -4,7 +4,7 @@ What is not a file or folder as expected, or cannot be read, is renamed to damag
 (`access.move_aside`), and the program writes it anew: spec.json from the plan, the plan from the command and from
 the spec.json of every run, progress and heartbeat when training continues. Permissions of own files are restored.
 Files of other users that cannot be read are renamed too, except for checkpoints: they contain work that their
-owner can make accessible.
+owner can make accessible. Only a checkpoint of the same step replaces them (`train.checkpoint.save`).
 """
 
 import errno
@@ -126,6 +126,7 @@ def repair_sweep(sweep_dir: Path, report: Report = warn) -> None:
                 _rename(path, report)
             elif name in ("runs", "stable_phases"):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    restore_access(sweep_dir / "stable_phases")
     if (sweep_dir / "runtime.json").is_dir():
         _rename(sweep_dir / "runtime.json", report)
     for folder in ("runs", "stable_phases"):

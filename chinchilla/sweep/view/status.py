@@ -28,6 +28,7 @@ from chinchilla.sweep.run_files import (
     read_progress,
     run_state,
     started_runs,
+    unplanned_results,
 )
 
 STATES = ("finished", "running", "waiting", "diverged", "failed", "blocked")
@@ -81,7 +82,9 @@ class SweepStatus:
     seconds_left: float | None  # None if no run is running or no speed is known yet
     common: dict[str, Any]  # settings that all runs share
     differing: dict[str, list[Any]]  # the others, with the value of each row
-    problems: list[str]  # a message for each line of the plan that cannot be read
+    problems: list[
+        str
+    ]  # a message for each line of the plan that is wrong, and each result not in it
 
     @property
     def done(self) -> int:
@@ -120,10 +123,11 @@ def sweep_status(
         InputError: no plan there, or files of another schema.
     """
     specs, problems = read_plan(sweep_dir / "plan.jsonl")
+    started = started_runs(sweep_dir)
+    problems += unplanned_results(sweep_dir, specs, started).values()
     specs = [spec for spec in specs if only is None or only(spec)]
     known = {} if known is None else known
     runs = sweep_dir / "runs"
-    started = started_runs(sweep_dir)
     now = file_system_now(runs) if started else 0.0
     can_write = os.access(runs, os.W_OK)  # another user may only look
     rows = []
@@ -198,6 +202,12 @@ def _row(spec: RunSpec, run_dir: Path, now: float, started: bool, can_write: boo
         if not claim.available:
             state, worker = "running", claim.record.worker if claim.record else ""
             eta = (spec.steps - step) * spec.batch_tokens / speed if speed else None
+            if claim.record and claim.record.damaged:
+                worker, eta = "", None
+                reason = reason or (
+                    f"claim-{claim.record.fence}.json is damaged: another worker takes the run over within a "
+                    "minute, unless its own one is alive"
+                )
         else:
             speed = None
         if not reason and (attempts := read_attempts(run_dir)):

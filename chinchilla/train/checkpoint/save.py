@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from chinchilla import __version__
 from chinchilla.core.files.folders import FolderGone
+from chinchilla.core.files.owners import PERMISSION_ERRORS, nearest_existing, ownership
 from chinchilla.core.files.writing import (
     fsync_dir,
     make_dirs,
@@ -25,6 +27,7 @@ from chinchilla.core.files.writing import (
     temporary_path,
     write_text,
 )
+from chinchilla.core.terminal import print_message
 from chinchilla.plan.checkpoint_names import KEPT_CHECKPOINTS, checkpoint_name
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint.files import (
@@ -53,6 +56,13 @@ from chinchilla.train.distributed import SINGLE, RankGroup
 
 # A write that takes longer than this counts as failed: the file system does not answer.
 WRITE_SECONDS, MIN_BYTES_PER_SECOND = 600.0, 10e6
+OCCUPIED = (
+    errno.ENOTEMPTY,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    *PERMISSION_ERRORS,
+)  # by an old checkpoint
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -101,7 +111,8 @@ class CheckpointWriter:
         """Start to write a checkpoint. Its tensors must not change until it is no longer pending.
 
         An intact checkpoint of the same step, such as a stable phase that another run has saved, is
-        kept. Afterwards all but the newest `keep` up to this step are deleted. Checkpoints of later
+        kept. One that is damaged or that this user may not read is renamed; if that is refused too, there is
+        a warning, and nothing is saved. Afterwards all but the newest `keep` up to this step are deleted. Checkpoints of later
         steps are not touched: they belong to a worker that has taken over the run.
 
         Args:
@@ -127,8 +138,8 @@ class CheckpointWriter:
             False if another worker has taken over the run; the checkpoint is then discarded.
 
         Raises:
-            OSError: the checkpoint cannot be written; for a full disk with the bytes needed and free.
-                Older checkpoints are untouched.
+            OSError: the checkpoint cannot be written; for a full disk with the bytes needed and free,
+                without permission with the owner of the file. Older checkpoints are untouched.
             InputError: a checkpoint of another run has the same path.
         """
         if self.pending is None or busy:
@@ -217,11 +228,18 @@ class CheckpointWriter:
         try:
             rename(temporary, final)
         except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            if error.errno not in OCCUPIED:
                 raise
             if not final.is_dir() or not _is_intact(final, pending.spec):
                 set_aside(final)
-                rename(temporary, final)
+                try:
+                    rename(temporary, final)
+                except OSError as again:
+                    if again.errno not in OCCUPIED or not os.path.lexists(final):
+                        raise
+                    _discard(temporary)
+                    _warn_of_occupied(final)
+                    return {}  # older checkpoints are kept
         _discard(temporary)
         fsync_dir(final.parent)
         earlier = [p for p in newest_first(final.parent) if step_of(p) <= step_of(final)]
@@ -260,20 +278,32 @@ def _discard(temporary: Path) -> None:
 
 @contextlib.contextmanager
 def _disk_errors_explained(pending: _Pending) -> Iterator[None]:
-    """Add the checkpoint's path and the bytes needed and free to an error."""
+    """Add to an error what is needed to correct it: free bytes, or the owner of a file."""
     try:
         yield
     except FolderGone:
         raise
     except OSError as error:
         number, folder = error.errno or errno.EIO, pending.final.parent
-        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-        message = (
-            f"{os.strerror(number)}: a checkpoint needs {pending.checkpoint.n_bytes:,} bytes and "
-            f"{free:,} are free. Older checkpoints are untouched. If the disk is full, free some space "
-            "or request a larger quota; then launch again"
-        )
-        raise OSError(number, message, str(pending.final)) from error
+        path, message = str(pending.final), os.strerror(number)
+        if number in DISK_FULL:
+            free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+            message += (
+                f": a checkpoint needs {pending.checkpoint.n_bytes:,} bytes and {free:,} are free. Older "
+                "checkpoints are untouched. Free some space or request a larger quota; then launch again"
+            )
+        elif number in PERMISSION_ERRORS:
+            # The temporary folder is this user's own: what is refused is to create it.
+            refused = Path(error.filename or folder)
+            beside = refused.name == pending.temporary.name
+            path = str(folder if beside else refused)
+            message += (
+                f": a checkpoint cannot be written. {ownership(nearest_existing(Path(path)))}. Older "
+                "checkpoints are untouched. Correct the permissions or ask the owner; then launch again"
+            )
+        else:
+            message += ": a checkpoint cannot be written. Older checkpoints are untouched"
+        raise OSError(number, message, path) from error
 
 
 def _is_intact(path: Path, spec: RunSpec) -> bool:
@@ -281,6 +311,11 @@ def _is_intact(path: Path, spec: RunSpec) -> bool:
     try:
         verify(path, SINGLE)
         refuse_another(path, read_state(path), spec)
-    except Damaged:
+    except (Damaged, PermissionError):
         return False
     return True
+
+
+def _warn_of_occupied(final: Path) -> None:
+    text = f"warning: no checkpoint is saved as {final}: the one that is there can neither be read nor renamed"
+    print_message(f"{text}. {ownership(final)}.", file=sys.stderr)

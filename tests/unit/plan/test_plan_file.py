@@ -4,7 +4,7 @@ import pytest
 from sweep_fakes import make_specs
 
 from chinchilla.core.errors import InputError
-from chinchilla.plan.plan_file import load_plan, save_plan
+from chinchilla.plan.plan_file import load_plan, read_plan, save_plan
 from chinchilla.plan.records import RunSpec
 
 
@@ -13,9 +13,11 @@ def spec() -> RunSpec:
     return make_specs(1)[0]
 
 
-def test_a_repeated_line_of_a_plan_counts_once(tmp_path, spec):
+def test_a_repeated_line_of_a_plan_counts_once_and_is_reported(tmp_path, spec):
     save_plan([spec, spec], tmp_path / "plan.jsonl")
-    assert load_plan(tmp_path / "plan.jsonl") == [spec]
+    specs, [problem] = read_plan(tmp_path / "plan.jsonl")
+    assert specs == [spec]
+    assert f"line 2 repeats run {spec.run_id}, and may have replaced another run" in problem
 
 
 def test_an_invalid_line_of_a_plan_is_reported_with_its_number(tmp_path, spec):

@@ -30,7 +30,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.plan.plan_file import load_plan
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import latest_claim
+from chinchilla.sweep.claims import acquire, latest_claim
 from chinchilla.sweep.job_classes import Selection
 from chinchilla.sweep.launch import launch, worker_command
 from chinchilla.sweep.run_files import read_progress, run_dir_of
@@ -347,3 +347,20 @@ def test_the_command_of_a_worker_has_nodes_ranks_and_threads():
     )
     two = worker_command(ClusterConfig(kind="manual", nodes=2), Path("/runs"), Selection())
     assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["live", "damaged"])
+def test_a_launch_says_once_what_it_waits_for(tmp_path: Path, capsys, monkeypatch, damaged: bool):
+    monkeypatch.setattr("chinchilla.sweep.launch.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("chinchilla.sweep.launch.LAUNCH_WAIT_SECONDS", 0.3)
+    (folder := tmp_path / "launch").mkdir()
+    if damaged:
+        (folder / "claim-1.json").write_text("{")
+    else:
+        acquire(folder, "other")
+    with pytest.raises(InputError, match="another launcher"):
+        debug(make_specs(1), tmp_path)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("waiting for up to 0 s: ")
+    cause = f"{folder / 'claim-1.json'} is damaged" if damaged else "other on "
+    assert cause in line

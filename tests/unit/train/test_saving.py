@@ -265,3 +265,17 @@ def test_a_full_disk_at_the_end_does_not_lose_the_result_of_a_sweeps_run(
     assert result.final_loss == whole[0].final_loss
     assert len(names(run_dir)) == kept
     assert ("cannot be written" in capsys.readouterr().err) == (not kept)
+
+
+def test_a_last_checkpoint_without_permission_is_not_waited_for(
+    whole, spec, data_dir: Path, tmp_path: Path, monkeypatch, capsys
+):
+    def refused(path: Path, *args) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(save, "write_tensors", refused)
+    monkeypatch.setattr(folders.time, "sleep", lambda seconds: pytest.fail("it waits"))
+    run_dir = guard(tmp_path) / "runs" / spec.run_id
+    result = train_run(spec, run_dir, data_dir, make_runtime())
+    assert result.final_loss == whole[0].final_loss
+    assert "Permission denied: a checkpoint cannot be written" in capsys.readouterr().err

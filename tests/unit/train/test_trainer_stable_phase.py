@@ -82,6 +82,20 @@ def test_a_run_from_a_shared_stable_phase_has_the_bits_of_one_trained_alone(
     ]
 
 
+def test_a_run_that_may_not_use_the_folder_of_its_stable_phase_is_trained_without(
+    alone, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    result, run_dir, spec = alone
+    _, stable_phases, _ = saved_by_the_shorter(data_dir, tmp_path)
+    folder, may = stable_phases / spec.stable_phase_id, os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder and may(path, mode))
+    shared = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
+    same_bits(result, run_dir, shared, tmp_path / "long")
+    assert shared.reused_tokens == 0
+    assert [path.name for path in folder.iterdir()] == ["step-00000008"]
+    assert f"{folder} belongs to" in capsys.readouterr().err
+
+
 def test_a_run_stopped_after_its_stable_phase_resumes_and_reports_the_reused_tokens(
     alone, data_dir: Path, tmp_path: Path
 ):

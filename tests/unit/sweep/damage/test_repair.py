@@ -12,6 +12,7 @@ from other_user import OTHER, as_nobody, folder_of_nobody, give, needs_root
 from sweep_fakes import command, fake_train, make_specs, n_starts
 
 from chinchilla.cli import main
+from chinchilla.commands.shared import sweep_runs
 from chinchilla.core.files import reading
 from chinchilla.plan.plan_file import load_plan, save_plan
 from chinchilla.plan.records import Curve, RunResult
@@ -151,6 +152,15 @@ def test_a_mark_that_is_a_folder_does_not_hide_a_run(sweep: Path):
     finished(sweep)
 
 
+def test_a_loop_of_links_in_place_of_all_runs_is_one_line(sweep: Path, capsys):
+    (sweep / "runs").rename(sweep / "old")
+    replaced(sweep / "runs", "a loop of links")
+    capsys.readouterr()
+    assert main(["fit", str(sweep)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{sweep / 'runs'}. Replace the link" in line
+
+
 # The plan
 
 
@@ -203,6 +213,30 @@ def test_a_read_error_of_a_spec_does_not_remove_its_run_from_the_plan(
     assert (sweep / "plan.jsonl").read_text() == "{"
 
 
+@pytest.mark.parametrize("repeated", [False, True], ids=["removed", "replaced by another"])
+def test_a_result_that_is_not_in_the_plan_is_named_until_the_next_launch(
+    sweep: Path, capsys, repeated: bool
+):
+    relaunch(sweep)
+    [_, line] = (sweep / "plan.jsonl").read_text().splitlines(keepends=True)
+    (sweep / "plan.jsonl").write_text(line * (2 if repeated else 1))
+    shutil.copytree(run_dir_of(sweep, DONE), sweep / "runs" / f"damaged-1-{DONE.run_id}")
+    capsys.readouterr()
+    assert main(["status", str(sweep)]) == 0
+    [*first, last] = capsys.readouterr().err.splitlines()
+    assert len(first) == repeated
+    assert f"{run_dir_of(sweep, DONE)} has a result, and the plan has no such run" in last
+    runs = sweep_runs(sweep)
+    assert [result.spec.run_id for result in runs.results] == [LEFT.run_id]
+    assert (
+        f"run {DONE.run_id} is left out: {run_dir_of(sweep, DONE)} has a result" in runs.notes[-1]
+    )
+    relaunch(sweep)
+    assert {spec.run_id for spec in load_plan(sweep / "plan.jsonl")} == {s.run_id for s in SPECS}
+    assert sweep_runs(sweep).notes == []
+    assert not sweep_status(sweep).problems
+
+
 def test_a_spec_copied_from_another_run_adds_no_run_to_the_plan(sweep: Path):
     (run_dir_of(sweep, LEFT) / "spec.json").write_text(json.dumps(make_specs(3)[2].to_record()))
     (sweep / "plan.jsonl").write_text("{")
@@ -226,6 +260,15 @@ def test_permissions_of_own_files_are_restored(shared: Path, name: str):
     (run_dir_of(shared, LEFT) / name).chmod(0)
     assert as_nobody(lambda: relaunch(shared)) == 0
     finished(shared)
+
+
+def test_permissions_of_own_shared_checkpoints_are_restored(shared: Path):
+    step = shared / "stable_phases" / "a" / "step-00000008"
+    step.mkdir(parents=True)
+    give(shared)
+    step.chmod(0)
+    assert as_nobody(lambda: relaunch(shared)) == 0
+    assert step.stat().st_mode & 0o700 == 0o700
 
 
 def test_a_finished_run_that_was_closed_is_opened_and_not_trained(shared: Path):

@@ -98,6 +98,16 @@ def test_durations(seconds: float | None, text: str):
     assert clock(seconds) == text
 
 
+def test_a_damaged_claim_with_a_recent_heartbeat_is_said_to_be_damaged(mixed: Path):
+    [busy] = [row for row in sweep_status(mixed).rows if row.state == "running"]
+    run_dir = mixed / "runs" / busy.run_id
+    (run_dir / "claim-1.json").write_text("{")
+    (run_dir / "heartbeat").touch()
+    row = {row.run_id: row for row in sweep_status(mixed).rows}[busy.run_id]
+    assert row.reason.startswith("claim-1.json is damaged: another worker takes the run over")
+    assert (row.worker, row.eta_seconds) == ("", None)
+
+
 def test_a_damaged_result_affects_only_its_row(mixed: Path):
     [run_dir] = [c for c in (mixed / "runs").iterdir() if '"finished"' in _text(c / "result.json")]
     (run_dir / "result.json").write_text('{"schema": 1, "spec": {')
