@@ -5,6 +5,8 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -255,6 +257,25 @@ def test_a_folder_of_a_group_stays_one_with_any_umask(tmp_path: Path, umask: int
         expected = 0o2070 if path.is_dir() else 0o060
         assert path.stat().st_mode & expected == expected, path
         assert not path.stat().st_mode & stat.S_IWOTH
+
+
+IDENTIFY = """
+import sys
+from pathlib import Path
+from chinchilla.core.files import writing
+from chinchilla.core.files.folders import guard_of
+writing.EMPTY_SECONDS = 0.3
+print(guard_of(writing.guard(Path(sys.argv[1]))).identity)
+"""
+
+
+def test_an_empty_identity_is_replaced_by_one_that_all_processes_agree_on(tmp_path: Path):
+    (tmp_path / ".folder-id").touch()
+    arguments = [sys.executable, "-P", "-c", IDENTIFY, str(tmp_path)]
+    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert found == {(tmp_path / ".folder-id").read_text().strip()}
+    assert len(found.pop()) == 32
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
