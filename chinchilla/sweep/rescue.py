@@ -21,6 +21,7 @@ from chinchilla.core.files import folders
 from chinchilla.core.files.folders import FolderGone, guard_of
 from chinchilla.core.files.reading import read_bytes, read_json
 from chinchilla.core.files.writing import atomic_write, remove, write_json
+from chinchilla.core.program import state_folder
 from chinchilla.plan.records import RunResult
 from chinchilla.plan.unwritten import curve_of, forget
 from chinchilla.sweep.claims import Claim, acquire
@@ -92,7 +93,7 @@ def publish(claim: Claim, result: RunResult, stop: Stop | None) -> bool:
 
 def _places() -> list[Path]:
     """Where rescue folders are made, in the order of preference."""
-    return [folders.state_folder() / "rescue", Path(tempfile.gettempdir())]
+    return [state_folder() / "rescue", Path(tempfile.gettempdir())]
 
 
 def _prefix() -> str:

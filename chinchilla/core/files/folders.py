@@ -11,9 +11,7 @@ deleted folder to the next one. A copy or a restored backup counts as the same f
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -294,34 +292,16 @@ def guard_of(path: Path) -> Guard | None:
     return next((_guards[p] for p in (path, *path.parents) if p in _guards), None)
 
 
-def others_may_write(folder: Path) -> bool:
-    """Whether a group, other than that of this user alone, or everybody may write to a folder."""
-    about = folder.stat()
-    if about.st_mode & stat.S_IWOTH:
-        return True
-    try:
-        own = grp.getgrgid(about.st_gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        own = False
-    return bool(about.st_mode & stat.S_IWGRP) and not own
-
-
-def state_folder() -> Path:
-    """Folder of this user for what must be kept: $XDG_STATE_HOME/chinchilla."""
-    return (
-        Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-        / "chinchilla"
-    )
-
-
 def wait_for_folder(path: Path, wait: bool = True) -> None:
     """Wait until the guarded folder of a path is there.
+
+    Without `wait`, its identity is read again.
 
     Raises:
         FolderGone: it has been away for WAIT_SECONDS, or for any time if `wait` is false.
     """
     if guard := guard_of(path):
-        os.close(guard.open(wait, again=True).fd)
+        os.close(guard.open(wait, again=not wait).fd)
 
 
 def is_gone(path: Path) -> bool:
