@@ -179,7 +179,7 @@ def atomic_write(
     temporary = temporary_path(path).name
     try:
         with opened(path.parent, wait=wait) as folder:
-            if folder.is_dir(path.name):  # fail before the block runs, with the right name
+            if sync and folder.is_dir(path.name):  # fail before a long block runs
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
             f = open(folder.create(temporary), mode, **text)  # type: ignore[call-overload]  # noqa: SIM115
