@@ -12,7 +12,7 @@ from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
 from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import Refusal
-from chinchilla.core.provenance import several_versions
+from chinchilla.core.provenance import code_here, several_versions
 from chinchilla.core.terminal import print_lines, print_message
 from chinchilla.core.units import byte_size, duration
 from chinchilla.plan.plan_file import read_plan
@@ -146,7 +146,7 @@ def status(command: config.StatusCommand) -> int:
     if command.watch:
         return watch(sweep_dir, command.interval_seconds, as_json=as_json)
     print_message(summary_line(current))
-    if note := several_versions(row.code for row in current.rows):
+    if note := several_versions((row.code for row in current.rows), code_here().label):
         print_message(f"note: {note}")
     if queue is not None:
         for line in (queue_line(queue), *unstarted_lines(queue["unstarted"])):

@@ -134,3 +134,11 @@ def _discard(stream: TextIO) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def state_folder() -> Path:
+    """Folder of this user for what must be kept: $XDG_STATE_HOME/chinchilla."""
+    return (
+        Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+        / "chinchilla"
+    )

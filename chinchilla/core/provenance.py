@@ -14,6 +14,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files.reading import read_blocks, sha256_file
 
 GIT_TIMEOUT_SECONDS = 20.0
+CODE_SUFFIXES = (".py", ".j2", ".xz")  # of modules, templates and data of the package
 
 
 class OtherCode(InputError):
@@ -66,7 +67,6 @@ def check_same_code(launched: Code, sweep: str) -> None:
     Raises:
         OtherCode: its package has other files.
     """
-    check_unchanged()
     here = code_here()
     if launched.package_sha256 != here.package_sha256:
         labels = [f"{c.label} (package {c.package_sha256[:8]})" for c in (launched, here)]
@@ -76,9 +76,14 @@ def check_same_code(launched: Code, sweep: str) -> None:
         )
 
 
-def several_versions(labels: Iterable[str]) -> str:
-    """One sentence about the labels of the code that trained runs; "" if there is only one."""
+def several_versions(labels: Iterable[str], here: str = "") -> str:
+    """One sentence about the labels of the code that trained runs.
+
+    "" if there is only one, and it is `here`, the label of this process's code, if that is given.
+    """
     counts = Counter(filter(None, labels)).most_common()
+    if len(counts) == 1 and here not in ("", counts[0][0]):
+        return f"These runs were trained by another version of the code: {counts[0][0]}; this is {here}."
     if len(counts) < 2:
         return ""
     versions = ", ".join(f"{label} ({n} run{'' if n == 1 else 's'})" for label, n in counts)
@@ -91,16 +96,17 @@ def package_folder() -> Path:
 
 
 def package_hash(package: Path) -> str:
-    """SHA-256 of the names and contents of the files of a package; takes a few milliseconds.
+    """SHA-256 of the names and contents of the files of a package that have one of CODE_SUFFIXES.
 
-    Compiled modules, hidden files (of editors and file systems) and configs/, which is in the package only
-    if it was installed from a wheel, are not part of it: a worker needs none of them.
+    Other files (compiled modules, logs, copies that editors make), hidden ones, and configs/, which is in the
+    package only if it was installed from a wheel, are not part of it: a worker needs none of them. It takes a
+    few milliseconds.
     """
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(package):
         left_out = ("__pycache__", "configs" if folder == os.fspath(package) else "")
         folders[:] = sorted(f for f in folders if f not in left_out and not f.startswith("."))
-        for name in sorted(f for f in files if not f.startswith(".") and not f.endswith(".pyc")):
+        for name in sorted(f for f in files if not f.startswith(".") and f.endswith(CODE_SUFFIXES)):
             path = Path(folder, name)
             content = sha256_file(path)
             digest.update(f"{path.relative_to(package).as_posix()}\0{content}\n".encode())
@@ -117,12 +123,14 @@ def code_of(package: Path) -> Code:
         commit = _git(package, "rev-parse", "HEAD").decode().strip()
         plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
         diff = _git(package, "diff", "HEAD", *plain, "--", *paths)
-        untracked = _git(package, "ls-files", "-oz", "--exclude-standard", "--full-name", *paths)
+        listed = _git(package, "ls-files", "-oz", "--exclude-standard", "--full-name", *paths)
+        names = (os.fsdecode(name) for name in listed.split(b"\0"))
+        untracked = sorted(name for name in names if name.endswith((*CODE_SUFFIXES, ".yaml")))
         root = Path(_git(package, "rev-parse", "--show-toplevel").decode().strip())
         digest = hashlib.sha256(diff)
-        for name in sorted(filter(None, untracked.split(b"\0"))):
-            digest.update(name + b"\0")
-            for block in read_blocks(root / os.fsdecode(name)):
+        for name in untracked:
+            digest.update(os.fsencode(name) + b"\0")
+            for block in read_blocks(root / name):
                 digest.update(block)
     except (OSError, subprocess.SubprocessError):
         return Code(chinchilla.__version__, package_sha256=package_sha256)

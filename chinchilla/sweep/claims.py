@@ -104,6 +104,11 @@ def utc_now() -> str:
 
 def file_system_now(folder: Path) -> float:
     """Time of the file system of `folder`, or of this machine if `folder` is not writable."""
+    return _exact_now(folder) or time.time()
+
+
+def _exact_now(folder: Path) -> float | None:
+    """Time of the file system of `folder`; None if `folder` is not writable."""
     try:
         with opened(folder, wait=False) as opened_folder:
             probe = temporary_path(folder / "clock").name
@@ -114,7 +119,7 @@ def file_system_now(folder: Path) -> float:
                 os.close(fd)
                 os.unlink(probe, dir_fd=opened_folder.fd)
     except OSError:
-        return time.time()
+        return None
 
 
 def _modified(path: Path) -> float:
@@ -132,13 +137,16 @@ def _age(path: Path, now: float) -> float:
     """Seconds since the last change of `path`.
 
     A time in the future (after the clock was set back, or of a damaged file) would never expire. The file is
-    touched, so that it expires as if it had been changed now.
+    touched, so that it expires as if it had been changed now. The clock of this machine, which `now` may be of,
+    may be late, so the time of the file system decides.
     """
-    age = now - _modified(path)
-    if age < -STALE_SECONDS:
-        with contextlib.suppress(OSError):
-            os.utime(path, follow_symlinks=False)
-    return age
+    modified = _modified(path)
+    if now - modified < -STALE_SECONDS:
+        exact = _exact_now(path.parent)
+        if exact is not None and exact - modified < -STALE_SECONDS:
+            with contextlib.suppress(OSError):
+                os.utime(path, follow_symlinks=False)
+    return now - modified
 
 
 def _claim_path(run_dir: Path, fence: int) -> Path:

@@ -29,13 +29,13 @@ from chinchilla.core.errors import (
     error_summary,
 )
 from chinchilla.core.files import folders
-from chinchilla.core.files.writing import guard
+from chinchilla.core.files.writing import guard, writable_dir
+from chinchilla.core.provenance import check_unchanged
 from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine
 from chinchilla.sweep.run_files import (
     RunFilter,
-    check_code,
     load_runtime,
     run_dir_of,
     stable_phases_of,
@@ -62,6 +62,8 @@ def work(
 ) -> int:
     """Join the other ranks and run this rank's part of a worker until it ends.
 
+    Call `check_code` first, before this module is imported.
+
     Args:
         sweep_dir: the sweep's folder, shared by all ranks.
         data_dir: token folder.
@@ -80,8 +82,10 @@ def work(
     # While rank 0 waits for the folder of the sweep, the others may wait in a collective.
     folders.WAIT_SECONDS = min(folders.WAIT_SECONDS, COLLECTIVE_SECONDS / 2)
     try:
-        check_code(sweep_dir)
+        check_unchanged()  # the modules just imported are those that were hashed
         runtime = load_runtime(sweep_dir)
+        sweep_dir = guard(sweep_dir, stop)
+        writable_dir(sweep_dir / "runs", "sweep_dir")
         ranks = join(runtime.device, runtime.shard_ranks, settings=settings)
     except (InputError, PeerError) as error:
         print_error(error)
@@ -95,7 +99,6 @@ def work(
                     check_machine(sweep_dir, data_dir, runtime.device, only)
             except Exception as error:
                 raise ranks.failure(error) from None
-            sweep_dir = guard(sweep_dir, stop)
             if ranks.rank:
                 _run_other_rank(ranks, sweep_dir, data_dir, stop)
                 return 0

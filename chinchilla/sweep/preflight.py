@@ -1,8 +1,9 @@
-"""Properties of the machine a worker runs on: its name, CPU threads, access to the data, disk space.
+"""Properties of the machine a worker runs on: its name, CPU threads, access to the data, disk space, code.
 
 If the machine cannot train at all, the worker stops without using up attempts of any run.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -10,13 +11,17 @@ import sys
 from pathlib import Path
 
 from chinchilla.core.errors import DataError, InputError, one_line
+from chinchilla.core.provenance import OtherCode
 from chinchilla.sweep.run_files import (
     RunFilter,
+    check_code,
     ended_runs,
     has_result,
     planned_specs,
     run_dir_of,
 )
+
+log = logging.getLogger("chinchilla.sweep")
 
 
 class DeviceError(InputError):
@@ -106,3 +111,30 @@ def files_problem(kind: str, error: Exception, folder: Path) -> str:
         f"no space to write at {path}: {free_bytes(path):,} bytes free ({one_line(error)}). No "
         "finished work is lost: free some space, then launch again."
     )
+
+
+class LatestLaunch:
+    """The record of a sweep's latest launch, which a worker at work checks before each claim."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self.sweep_dir = sweep_dir
+        self._read: tuple[int, ...] = ()  # identifies the runtime.json that was checked
+
+    def check(self) -> None:
+        """Check the code of the launch if the record has changed.
+
+        Raises:
+            OtherCode: it is not the code of this process.
+        """
+        try:
+            about = os.stat(self.sweep_dir / "runtime.json")
+            read = (about.st_ino, about.st_size, about.st_mtime_ns)
+            if read != self._read:
+                self._read = read
+                check_code(self.sweep_dir)
+        except FileNotFoundError:
+            return  # a worker at work does not need the record
+        except OtherCode:
+            raise
+        except InputError as error:  # damaged; the next launch writes it again
+            log.warning("%s", one_line(error))

@@ -22,6 +22,7 @@ from chinchilla.core.files import folders
 from chinchilla.core.files.folders import FolderGone, guard_of, wait_for_folder
 from chinchilla.core.files.reading import read_bytes, read_json
 from chinchilla.core.files.writing import atomic_write, create_once, pretty_json, remove, write_json
+from chinchilla.core.program import state_folder
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.plan.unwritten import kept_curve
 from chinchilla.sweep.claims import Claim, acquire
@@ -153,7 +154,7 @@ def _publish_once(claim: Claim, result: RunResult, curve: bytes | None) -> bool:
 
 def _places() -> list[Path]:
     """Where rescue folders are made, in the order of preference."""
-    return [folders.state_folder() / "rescue", Path(tempfile.gettempdir())]
+    return [state_folder() / "rescue", Path(tempfile.gettempdir())]
 
 
 def _prefix() -> str:

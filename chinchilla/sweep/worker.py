@@ -52,6 +52,7 @@ from chinchilla.sweep.failures import (
 from chinchilla.sweep.job_classes import Selection, SizeRange
 from chinchilla.sweep.preflight import (
     DeviceError,
+    LatestLaunch,
     check_machine,
     files_problem,
     limit_threads,
@@ -142,9 +143,14 @@ class Worker:
         self.summary = WorkerSummary(self.name)
         self.queue = RunQueue(self.sweep_dir, self.name, self.only, self.stale_seconds)
         self.width: int | None = None  # d_model of the last run
+        self.launch = LatestLaunch(self.sweep_dir)
 
     def run(self) -> WorkerSummary:
-        """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
+        """Work until nothing is left to claim. Errors in a run are recorded, not raised.
+
+        Raises:
+            OtherCode: the sweep was launched again with other code, or the files of this code have changed.
+        """
         summary = self.summary
         signals = stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
         with signals as self.stop:
@@ -183,6 +189,7 @@ class Worker:
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
         try:
+            self.launch.check()
             claimed, wait = self.queue.claim_next(self.width)
         except (OSError, InputError):
             if is_gone(self.sweep_dir):  # which the next call waits for
@@ -244,9 +251,8 @@ class Worker:
             log.warning("%s was taken over by another worker", spec.run_id)
             return
         except OtherCode as error:
-            self.summary.cannot_train = one_line(error)
             claim.release(one_line(error), excused=True)
-            return
+            raise
         except Exception as error:
             if isinstance(error, FolderGone) or is_gone(self.sweep_dir):
                 log.warning("%s: %s", spec.run_id, error_summary(error))
@@ -363,8 +369,6 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
     run_id = find_runs(sweep_dir, [command.run])[0].run_id if command.run else ""
     only = Selection(SizeRange(command.min_params, command.max_params), run_id)
     with stop_on_signals(WorkerStop(command.parent, command.max_minutes)) as stop:
-        guard(sweep_dir, stop)
-        writable_dir(sweep_dir / "runs", "sweep_dir")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
             if command.name:
                 raise InputError(
@@ -373,9 +377,13 @@ def _run_worker(command: WorkerCommand, train: Train | None) -> int:
             from chinchilla.sweep.distributed_worker import leave, work
 
             leave(work(sweep_dir, data_dir, stop, only))
+        guard(sweep_dir, stop)
+        writable_dir(sweep_dir / "runs", "sweep_dir")
         worker = Worker(sweep_dir, data_dir, runtime, command.name, train, only=only, stop=stop)
-        summary = worker.run()
-        wait_for_mirrors()
+        try:
+            summary = worker.run()
+        finally:
+            wait_for_mirrors()
         with block_warnings():  # until the new program has installed its handlers
             if summary.needs_restart and not stop:
                 sys.stdout.flush()

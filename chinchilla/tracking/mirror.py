@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
@@ -179,19 +179,32 @@ def read_metrics(path: Path) -> Iterator[Line]:
     """
     try:
         with open_regular(path) as f:
-            while text := f.readline(LINE_BYTES):
-                try:
-                    line = json.loads(text)
-                except (ValueError, RecursionError):
-                    continue
-                if _is_line(line):
+            for text in _texts(f):
+                if line := _parsed(text):
                     yield line
     except FileNotFoundError:
         return
 
 
-def _is_line(value: Any) -> bool:
-    return isinstance(value, dict) and type(value.get("step")) is int
+def _texts(f: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file from its position; an empty one in the place of one of over LINE_BYTES."""
+    while text := f.readline(LINE_BYTES):
+        is_long = False
+        while len(text) == LINE_BYTES and not text.endswith(b"\n"):
+            is_long, text = True, f.readline(LINE_BYTES)
+        if not is_long:
+            yield text
+        elif text.endswith(b"\n"):
+            yield b"\n"
+
+
+def _parsed(text: bytes) -> Line | None:
+    """A line of metrics.jsonl; None if it is damaged."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(text)
+        if isinstance(value, dict) and type(value.get("step")) is int:
+            return value
+    return None
 
 
 def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line]:
@@ -201,12 +214,13 @@ def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line
         last = ended.is_set()  # before the read, so that no line is missed
         with open_regular(path) as f:
             f.seek(position)
-            while (text := f.readline(LINE_BYTES)).endswith(b"\n"):
-                position += len(text)
-                with contextlib.suppress(ValueError, RecursionError):
-                    line = json.loads(text)
-                    if _is_line(line) and line["step"] > after_step:
-                        yield line
+            for text in _texts(f):
+                if not text.endswith(b"\n"):  # incomplete
+                    break
+                position = f.tell()
+                line = _parsed(text)
+                if line and line["step"] > after_step:
+                    yield line
         if not last:
             ended.wait(POLL_SECONDS)
 

@@ -6,7 +6,8 @@ The package's own code claims runs, sends heartbeats, writes progress.json and r
 and time are simulated. Workers start at random within a minute, each run takes --minutes within 20%, and
 `chinchilla status` is read every five minutes. Every worker is on a machine of its own, and listings of
 `runs/` and `ended/` are up to 30 seconds old, as an NFS client may answer from its cache. Calls on the sweep's
-folder are counted by kind: open, stat, listdir, link, rename, unlink, mkdir and utime; fsync is data.
+folder are counted by kind: open (also of folders), stat, listdir, link, rename, unlink, mkdir and utime, with paths
+and with names in open folders. Calls on open files (fstat, dup, close) are not, nor is fsync, which is data.
 """
 
 import builtins
@@ -16,6 +17,7 @@ import heapq
 import io
 import os
 import random
+import resource
 import statistics
 import sys
 import tempfile
@@ -30,6 +32,8 @@ from bench_tools import RESULTS, ROOT, Arguments, count, out_file, provenance, s
 
 sys.path.insert(0, os.fspath(ROOT))
 
+from chinchilla.core.files import folders
+from chinchilla.core.files.writing import guard
 from chinchilla.core.provenance import Code
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.plan_file import save_plan
@@ -55,6 +59,7 @@ class Counted:
         self.calls: Counter[tuple[str, str]] = Counter()  # (purpose, kind)
         self.minutes: Counter[int] = Counter()
         self.listed: dict[str, tuple[float, list[str]]] = {}
+        self.opened: dict[int, str] = {}  # paths of open files and folders
 
     @property
     def total(self) -> int:
@@ -64,21 +69,32 @@ class Counted:
         self.calls[self.purpose, kind] += 1
         self.minutes[int((self.now - self.start) // 60)] += 1
 
+    def path_of(self, path: Any, settings: dict[str, Any]) -> str:
+        """The path that a call is about, also of a descriptor, and of a name in an open folder."""
+        if isinstance(path, int):
+            return self.opened.get(path, "")
+        folder = settings.get("dir_fd", settings.get("src_dir_fd"))
+        return os.path.join(self.opened.get(folder, ""), os.fspath(path))
+
     def hooked(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **kwargs: Any) -> Any:
-            text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+            text = self.path_of(path, kwargs)
             if not text.startswith(self.folder):
                 return real(path, *args, **kwargs)
-            self.count(CALLS[name])
+            if not (name == "open" and isinstance(path, int)):  # a file object of what is open
+                self.count(CALLS[name])
             if name == "utime":
-                return real(path, (self.now, self.now))
+                return real(path, (self.now, self.now), **kwargs)
             if name == "listdir" and text.rsplit("/", 1)[-1] in ("runs", "ended"):
                 at, names = self.listed.get(text, (-1e9, []))
                 if self.now - at > CACHE_SECONDS:
                     names = real(path)
                     self.listed[text] = (self.now, names)
                 return names
-            return real(path, *args, **kwargs)
+            found = real(path, *args, **kwargs)
+            if name == "open" and isinstance(found, int):
+                self.opened[found] = text
+            return found
 
         return call
 
@@ -97,6 +113,20 @@ class Counted:
 
             for name in CALLS:
                 replace(os, name, self.hooked(name, getattr(os, name)))
+            dup, close = os.dup, os.close
+
+            def copy(fd: int) -> int:
+                new = dup(fd)
+                self.opened[new] = self.opened.get(fd, "")
+                return new
+
+            def forget(fd: int) -> None:
+                self.opened.pop(fd, None)
+                close(fd)
+
+            replace(os, "dup", copy)
+            replace(os, "close", forget)
+            replace(folders._Handle.__del__, "__defaults__", (forget,))
             opened = self.hooked("open", builtins.open)
             replace(builtins, "open", opened)
             replace(io, "open", opened)  # used by pathlib
@@ -127,6 +157,7 @@ class Simulated:
     spec: RunSpec | None = None
     claim: claims.Claim | None = None
     progress: run_files.ProgressFile | None = None
+    guards: dict[Path, folders.Guard] = dataclasses.field(default_factory=dict)  # of its process
 
 
 def simulate(
@@ -178,6 +209,7 @@ def simulate(
         mock.patch.object(run_files.time, "monotonic", side_effect=lambda: counted.now),
         mock.patch.object(view, "read_plan", return_value=(specs, [])),
         mock.patch.object(claims, "process_table") as machine,
+        mock.patch.object(folders, "_guards", {}),
     ):
         for i in range(n_workers):
             at(60 * draw.random(), "claim", i)
@@ -187,12 +219,17 @@ def simulate(
             worker = workers[i]
             machine.return_value = worker.machine
             counted.purpose = what if what != "end" else "claim"
+            folders._guards = {} if what == "status" else worker.guards
             if what == "status" and any(e[2] != "status" for e in events):
                 view.sweep_status(sweep_dir, known)
                 n_status += 1
                 at(STATUS_SECONDS, what, 0)
             elif what == "claim":
+                if not worker.guards:
+                    guard(sweep_dir)
                 before, cpu = counted.calls.copy(), time.process_time()
+                folders.wait_for_folder(sweep_dir)
+                counted.count("stat")  # of runtime.json, `preflight.LatestLaunch`
                 found, wait = worker.queue.claim_next(64)
                 claim_cpu.append(time.process_time() - cpu)
                 if wait:
@@ -289,6 +326,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=count, default=10)
     parser.add_argument("--out", type=out_file, default=RESULTS / "simulate_claims.json")
     options = parser.parse_args()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[
+        1
+    ]  # each worker keeps the sweep's folder open
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory() as folder:
         found = simulate(
             Path(folder, "sweep"), options.workers, options.runs, 60.0 * options.minutes

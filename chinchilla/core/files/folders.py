@@ -11,17 +11,16 @@ deleted folder to the next one. A copy or a restored backup counts as the same f
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 WAIT_SECONDS = 600.0  # for a folder that is not there, in total; then FolderGone
 POLL_SECONDS = 0.5
+CHECKED_SECONDS = 10.0  # for which an open handle is used before the identity is read again
 ID_FILE = ".folder-id"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -145,9 +144,41 @@ class Folder:
         if about.st_uid != os.geteuid():  # replaced by another process
             return
         if about.st_gid != self.group:
-            with contextlib.suppress(OSError):  # this user is not in the group
+            try:
                 os.fchown(fd, -1, self.group)
+            except (
+                OSError
+            ):  # this user is not in the group; another group must not get the permission
+                return
         os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | bits)
+
+
+def _writing_group(fd: int, about: os.stat_result) -> int | None:
+    """The group that may write to an open folder.
+
+    None if the folder has an access control list: the permission of the group is then the mask of the list,
+    and the list decides about new entries too.
+    """
+    if not about.st_mode & stat.S_IWGRP:
+        return None
+    if hasattr(os, "getxattr"):
+        for kind in ("access", "default"):
+            with contextlib.suppress(OSError):  # without a list, or on a file system without lists
+                os.getxattr(fd, f"system.posix_acl_{kind}")
+                return None
+    return about.st_gid
+
+
+class _Handle:
+    """An open folder whose identity was read at a time; closed with the last reference to it."""
+
+    def __init__(self, fd: int, group: int | None) -> None:
+        about = os.fstat(fd)
+        self.fd, self.group, self.inode = os.dup(fd), group, (about.st_dev, about.st_ino)
+        self.time = time.monotonic()
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
 
 
 class Guard:
@@ -156,19 +187,21 @@ class Guard:
     def __init__(self, root: Path, identity: str, stop: object) -> None:
         self.root, self.identity, self.stop = root, identity, stop
         self.gone_since: float | None = None
+        self._handle: _Handle | None = None
 
-    def open(self, wait: bool = True) -> Folder:
+    def open(self, wait: bool = True, again: bool = False) -> Folder:
         """Open the folder if it is the same as before.
 
         Args:
             wait: wait until it is, at most until it has been away for WAIT_SECONDS or `stop` is true.
+            again: read the identity also if it was read less than CHECKED_SECONDS ago.
 
         Raises:
             FolderGone: it is not there.
         """
         while True:
             try:
-                folder = self._open()
+                folder = (None if again else self._copy()) or self._open()
             except OSError as error:
                 if not self.identity or error.errno in _OWN:
                     raise
@@ -187,15 +220,27 @@ class Guard:
                 )
             time.sleep(POLL_SECONDS)
 
+    def _copy(self) -> Folder | None:
+        """The folder by the handle that is open, if the path still leads to it.
+
+        Its inode is not given to another folder while the handle is open.
+        """
+        handle = self._handle  # another thread may replace it
+        if handle is None or time.monotonic() - handle.time > CHECKED_SECONDS:
+            return None
+        about = os.stat(self.root)
+        if (about.st_dev, about.st_ino) != handle.inode:
+            return None
+        return Folder(os.dup(handle.fd), self.root, handle.group)
+
     def _open(self) -> Folder:
         # A person may move the folder and leave a link; the identity shows that it leads there.
         fd = os.open(self.root, _DIRECTORY | (0 if self.identity else os.O_NOFOLLOW))
         try:
-            about = os.fstat(fd)
-            shared = about.st_gid if about.st_mode & stat.S_IWGRP else None
-            folder = Folder(fd, self.root, shared)
+            folder = Folder(fd, self.root, _writing_group(fd, os.fstat(fd)))
             if self.identity and read_identity(folder) != self.identity:
                 raise OSError(errno.ESTALE, f"no {ID_FILE} or another one is in it")
+            self._handle = _Handle(fd, folder.group) if self.identity else None
         except BaseException:
             os.close(fd)
             raise
@@ -247,34 +292,16 @@ def guard_of(path: Path) -> Guard | None:
     return next((_guards[p] for p in (path, *path.parents) if p in _guards), None)
 
 
-def others_may_write(folder: Path) -> bool:
-    """Whether a group, other than that of this user alone, or everybody may write to a folder."""
-    about = folder.stat()
-    if about.st_mode & stat.S_IWOTH:
-        return True
-    try:
-        own = grp.getgrgid(about.st_gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        own = False
-    return bool(about.st_mode & stat.S_IWGRP) and not own
-
-
-def state_folder() -> Path:
-    """Folder of this user for what must be kept: $XDG_STATE_HOME/chinchilla."""
-    return (
-        Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
-        / "chinchilla"
-    )
-
-
 def wait_for_folder(path: Path, wait: bool = True) -> None:
     """Wait until the guarded folder of a path is there.
+
+    Without `wait`, its identity is read again.
 
     Raises:
         FolderGone: it has been away for WAIT_SECONDS, or for any time if `wait` is false.
     """
     if guard := guard_of(path):
-        os.close(guard.open(wait).fd)
+        os.close(guard.open(wait, again=not wait).fd)
 
 
 def is_gone(path: Path) -> bool:

@@ -26,6 +26,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files.folders import ID_FILE, Folder, opened, read_identity, register, unguard
 
 LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
+EMPTY_SECONDS = 2.0  # after which an empty .folder-id has been left by a killed process
 # What link() answers on a file system without hard links. ENOTSUP is EOPNOTSUPP on Linux, not on macOS.
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
@@ -178,7 +179,7 @@ def atomic_write(
     temporary = temporary_path(path).name
     try:
         with opened(path.parent, wait=wait) as folder:
-            if folder.is_dir(path.name):  # fail before the block runs, with the right name
+            if sync and folder.is_dir(path.name):  # fail before a long block runs
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
             f = open(folder.create(temporary), mode, **text)  # type: ignore[call-overload]  # noqa: SIM115
@@ -312,14 +313,36 @@ def guard(folder: Path, stop: object = False, key: str = "sweep_dir") -> Path:
     """
     unguard(folder)  # it may have been made anew since
     try:
-        with opened(register(folder)) as root:
-            identity = read_identity(root)
+        register(folder)
+        identity = _identity(folder)
         if not identity:
             create_once(folder / ID_FILE, f"{uuid.uuid4().hex}\n")
-            with opened(folder) as root:
-                identity = read_identity(root)
+            identity = _identity(folder) or _fill_identity(folder)
     except OSError as error:
         raise InputError(
             f"{key}={folder} is not a writable folder ({error.strerror}). Choose another {key}."
         ) from None
     return register(folder, identity, stop)
+
+
+def _identity(folder: Path) -> str:
+    with opened(folder) as root:
+        return read_identity(root)
+
+
+def _fill_identity(folder: Path) -> str:
+    """Replace an empty .folder-id, which a process leaves that is killed or finds the disk full.
+
+    Without hard links, a file is empty for a moment after it was created, so this waits first. The new number follows
+    from the time of the empty file: of several processes, all write the same one.
+    """
+    deadline = time.monotonic() + EMPTY_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        if identity := _identity(folder):
+            return identity
+    changed = os.lstat(folder / ID_FILE).st_mtime_ns
+    if identity := _identity(folder):  # the time may be that of a file just written
+        return identity
+    write_text(folder / ID_FILE, hashlib.sha256(str(changed).encode()).hexdigest()[:32] + "\n")
+    return _identity(folder)

@@ -29,7 +29,7 @@ from chinchilla.core.program import run_program, tracebacks_in
 from chinchilla.core.terminal import log_to_output, print_error
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
-from chinchilla.sweep.run_files import missing_specs
+from chinchilla.sweep.run_files import check_code, missing_specs
 from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals
 from chinchilla.sweep.slurm.queue import JobArray, SlurmError, run_slurm
 from chinchilla.sweep.slurm.unstarted import started_file
@@ -68,6 +68,7 @@ def run_job(folder: Path) -> int:
 
 def _run_rank(job: JobArray, folder: Path) -> int:
     """Run this task's rank of a distributed worker; returns the exit code."""
+    check_code(Path(job.sweep_dir))
     # Imports torch, which jobs that only start workers do not need.
     from chinchilla.sweep.distributed_worker import work
 

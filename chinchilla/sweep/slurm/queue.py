@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files.folders import state_folder
 from chinchilla.core.files.json_codec import decode
 from chinchilla.core.files.reading import read_json
 from chinchilla.core.files.writing import write_json
+from chinchilla.core.program import state_folder
 from chinchilla.sweep.claims import file_system_now
 from chinchilla.sweep.job_classes import Selection, SizeRange
 

@@ -4,10 +4,13 @@ The state of a sweep is in its folder, so nothing here depends on Slurm's accoun
 and finds what has been submitted; `job` is what a job runs.
 """
 
+import grp
 import os
+import pwd
 import re
 import shlex
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from chinchilla.config import ClusterConfig
 from chinchilla.config.command_line.words import shell_word
 from chinchilla.config.slurm_options import sbatch_options
 from chinchilla.core.errors import InputError
-from chinchilla.core.files.folders import others_may_write, register
+from chinchilla.core.files.folders import register
 from chinchilla.core.files.writing import make_dirs, remove, touch, write_json, write_text
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
@@ -253,7 +256,7 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
     # sbatch and srun replace %A, %a, %j and %t in the names of log files
     job = "%A_%a" if array.n_jobs > 1 else "%j"
     logs = folder
-    if others_may_write(Path(array.sweep_dir)):
+    if _others_may_write(Path(array.sweep_dir)):
         logs = queue.private_logs(folder)
         logs.mkdir(mode=0o700, parents=True)
     log = f"{logs}".replace("%", "%%") + f"/{job}"
@@ -340,3 +343,15 @@ def cancel(sweep_dir: Path) -> dict[str, Any]:
                     remove(mark, missing_ok=True)
                 raise
     return {"job_ids": ids, "n_jobs": len(jobs)}
+
+
+def _others_may_write(folder: Path) -> bool:
+    """Whether a group, other than that of this user alone, or everybody may write to a folder."""
+    about = folder.stat()
+    if about.st_mode & stat.S_IWOTH:
+        return True
+    try:
+        own = grp.getgrgid(about.st_gid).gr_name == pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        own = False
+    return bool(about.st_mode & stat.S_IWGRP) and not own

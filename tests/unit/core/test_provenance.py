@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from chinchilla.core.provenance import Code, code_here, code_of, package_hash, several_versions
+from chinchilla.core.provenance import (
+    CODE_SUFFIXES,
+    Code,
+    code_here,
+    code_of,
+    package_folder,
+    package_hash,
+    several_versions,
+)
 
 
 def git(folder: Path, *words: str) -> None:
@@ -80,13 +88,18 @@ def test_the_hash_of_a_package_is_that_of_its_files(package: Path):
         "old.pyc",
         ".a.py.swp",
         ".nfs0001",
+        "a.py~",
+        "#a.py#",
+        "a.py.orig",
+        "nohup.out",
+        "core.123",
     ):
         (package / left).write_text("left")
     assert package_hash(package) == before
     seen = {before}
     for change in (
-        lambda: (package / "table.csv").write_text("1"),
-        lambda: (package / "table.csv").rename(package / "other.csv"),
+        lambda: (package / "table.j2").write_text("1"),
+        lambda: (package / "table.j2").rename(package / "other.j2"),
         lambda: (package / "__init__.py").write_text("x = 2\n"),
         lambda: shutil.copytree(package, package / "inner"),
     ):
@@ -95,7 +108,23 @@ def test_the_hash_of_a_package_is_that_of_its_files(package: Path):
     assert len(seen) == 5
 
 
+def test_files_that_programs_leave_do_not_change_the_label(package: Path):
+    clean = code_of(package)
+    (package / "a.py~").write_text("left")
+    (package / "nohup.out").write_text("left")
+    assert code_of(package).label == clean.label
+
+
+def test_every_file_of_the_package_that_a_worker_needs_is_hashed():
+    files = [p for p in package_folder().rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    left_out = {p.name for p in files if not p.name.endswith(CODE_SUFFIXES)}
+    assert left_out == {"py.typed", "README.md"}
+
+
 def test_runs_of_several_versions_of_the_code_are_counted():
     assert several_versions(["a", "a", ""]) == several_versions([]) == ""
+    assert several_versions(["a", ""], here="a") == several_versions([], here="a") == ""
+    said = several_versions(["a", "a"], here="b")
+    assert said == "These runs were trained by another version of the code: a; this is b."
     said = several_versions(["b", "a", "a"])
     assert said == "These runs were trained by 2 versions of the code: a (2 runs), b (1 run)."

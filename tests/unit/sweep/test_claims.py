@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from sweep_fakes import wait_until
 
+from chinchilla.core.files.folders import Folder
 from chinchilla.core.files.writing import create_once, temporary_path
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status, file_system_now, latest_claim
@@ -292,3 +293,28 @@ def test_a_launch_removes_temporary_files_of_finished_runs(tmp_path: Path):
     clean_sweep(tmp_path)
     assert not list(tmp_path.rglob(".*"))
     assert (run_dir / "result.json").read_text() == "{}"
+
+
+def test_a_clock_that_is_late_does_not_touch_the_heartbeats_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where no file can be created, the time of the file system is not known."""
+    run_dir = tmp_path / "run"
+    assert acquire(run_dir, "w")
+    pretend_elsewhere(run_dir, 0.0)
+    (run_dir / "heartbeat").touch()
+    before = (run_dir / "heartbeat").stat().st_mtime
+    late = before - 3600
+    claim_status(run_dir, late)
+    assert (run_dir / "heartbeat").stat().st_mtime == before, "the file system is not late"
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    os.utime(run_dir / "heartbeat", (before + 3600, before + 3600))
+    monkeypatch.setattr(Folder, "create", full)
+    claim_status(run_dir, file_system_now(run_dir))
+    assert (run_dir / "heartbeat").stat().st_mtime == before + 3600
+    monkeypatch.undo()
+    claim_status(run_dir, file_system_now(run_dir))
+    assert (run_dir / "heartbeat").stat().st_mtime < before + 60

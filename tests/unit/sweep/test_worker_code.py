@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_fakes import edit_record, make_specs, make_sweep
+from sweep_fakes import edit_record, fake_train, make_specs, make_sweep
 
 import chinchilla
 from chinchilla.cli import main
@@ -18,7 +18,9 @@ from chinchilla.config import (
     RecipeConfig,
     RuntimeConfig,
     TokenizerConfig,
+    WorkerCommand,
 )
+from chinchilla.core.program import run_program
 from chinchilla.core.provenance import OtherCode, code_here, package_folder
 from chinchilla.core.shapes import ModelShape
 from chinchilla.data.dataset import TokenData
@@ -28,8 +30,8 @@ from chinchilla.sweep import worker as module
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import n_attempts
 from chinchilla.sweep.local_pool import WORKER
-from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.worker import Worker
+from chinchilla.sweep.run_files import has_result, run_dir_of
+from chinchilla.sweep.worker import Worker, run_worker
 
 
 @pytest.fixture
@@ -100,13 +102,51 @@ def test_code_that_changes_while_a_worker_starts_ends_it_without_a_failed_attemp
 
     monkeypatch.setattr(module, "check_machine", lambda *args: None)
     monkeypatch.setattr(module, "check_unchanged", changed)
-    summary = Worker(sweep_dir, tmp_path, RuntimeConfig(device="cpu")).run()
-    assert summary.cannot_train == "the files have changed"
+    with pytest.raises(OtherCode, match="the files have changed"):
+        Worker(sweep_dir, tmp_path, RuntimeConfig(device="cpu")).run()
     run_dir = run_dir_of(sweep_dir, make_specs(1)[0])
     assert n_attempts(run_dir) == 0
     claim = latest_claim(run_dir)
     assert claim
     assert (claim.released, claim.excused) == (True, True)
+
+
+def test_a_worker_ends_before_its_next_claim_if_the_sweep_is_launched_with_other_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, second = make_specs(2)
+    sweep_dir = make_sweep(tmp_path / "sweep", [first, second])
+    command = WorkerCommand(sweep_dir=str(sweep_dir), data_dir=str(tmp_path))
+    code = {**vars(code_here()), "package_sha256": "0" * 64}
+    launched = []
+
+    def train(spec, run_dir, *args, **settings):
+        """The other installation launches while this run is trained."""
+        launched.append(spec.run_id)
+        edit_record(sweep_dir / "runtime.json", code=code)
+        return fake_train(spec, run_dir, *args, **settings)
+
+    assert run_program(lambda: run_worker(command, train)) == 2
+    error = capsys.readouterr().err
+    assert f"chinchilla: {sweep_dir} was launched with chinchilla" in error.splitlines()[-1]
+    assert os.listdir(sweep_dir / "runs") == launched
+    assert has_result(sweep_dir / "runs" / launched[0])
+
+
+def test_a_worker_continues_if_the_launch_record_is_removed_or_damaged(tmp_path: Path):
+    specs = make_specs(3)
+    sweep_dir = make_sweep(tmp_path / "sweep", specs)
+    path = sweep_dir / "runtime.json"
+
+    def train(spec, run_dir, *args, **settings):
+        if path.exists() and path.read_text():
+            path.write_text("")
+        else:
+            path.unlink(missing_ok=True)
+        return fake_train(spec, run_dir, *args, **settings)
+
+    summary = Worker(sweep_dir, tmp_path, RuntimeConfig(device="cpu"), train=train).run()
+    assert len(summary.finished) == 3
 
 
 MODULES = """

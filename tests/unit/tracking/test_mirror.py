@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -20,7 +21,7 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.tracking import mirror
 from chinchilla.tracking.metrics_writer import MetricsWriter
-from chinchilla.tracking.mirror import wait_for_mirrors, wandb_id
+from chinchilla.tracking.mirror import follow, read_metrics, wait_for_mirrors, wandb_id
 from chinchilla.train import train_run
 
 SPEC = make_spec()
@@ -136,6 +137,25 @@ def test_a_mirror_imports_no_module_of_the_working_folder(
     write_run(run_dir, 5)
     wait_for_mirrors()
     assert package.steps == [5]
+
+
+@pytest.mark.parametrize("size", [10**6, 10**6 + 1, 2 * 10**6, 2_500_000])
+def test_a_line_that_is_too_long_is_left_out_and_later_ones_are_sent(tmp_path: Path, size: int):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + b"x" * size + b'\n{"step": 2}\n')
+    ended = threading.Event()
+    lines = follow(path, 0, ended)
+    assert [next(lines)["step"]] == [1]
+    timer = threading.Timer(5, ended.set)  # ends a wait for the long line
+    timer.start()
+    assert next(lines)["step"] == 2
+    assert not ended.is_set()
+    timer.cancel()
+    assert [line["step"] for line in read_metrics(path)] == [1, 2]
+    with path.open("a") as f:
+        f.write('{"step": 3}')  # not complete yet
+    ended.set()
+    assert list(lines) == []
 
 
 def test_a_resumed_run_sends_only_new_lines(tmp_path: Path, package: WandbPackage):

@@ -4,6 +4,9 @@ import errno
 import os
 import shutil
 import stat
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -254,6 +257,69 @@ def test_a_folder_of_a_group_stays_one_with_any_umask(tmp_path: Path, umask: int
         expected = 0o2070 if path.is_dir() else 0o060
         assert path.stat().st_mode & expected == expected, path
         assert not path.stat().st_mode & stat.S_IWOTH
+
+
+IDENTIFY = """
+import sys
+from pathlib import Path
+from chinchilla.core.files import writing
+from chinchilla.core.files.folders import guard_of
+writing.EMPTY_SECONDS = 0.3
+print(guard_of(writing.guard(Path(sys.argv[1]))).identity)
+"""
+
+
+def test_an_empty_identity_is_replaced_by_one_that_all_processes_agree_on(tmp_path: Path):
+    (tmp_path / ".folder-id").touch()
+    arguments = [sys.executable, "-P", "-c", IDENTIFY, str(tmp_path)]
+    started = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    found = {process.communicate(timeout=60)[0].strip() for process in started}
+    assert found == {(tmp_path / ".folder-id").read_text().strip()}
+    assert len(found.pop()) == 32
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX access control list of (tag, permissions, id), as the extended attribute holds it."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+@pytest.mark.parametrize("kind", ["access", "default"])
+def test_the_mask_of_an_access_control_list_is_no_permission_of_the_group(
+    tmp_path: Path, kind: str
+):
+    """The list gives a user all permissions, and the group none to write or none that exceed the mask."""
+    (tmp_path / "sweep").mkdir(mode=0o755)
+    none, mask = 2**32 - 1, 7 if kind == "access" else 5
+    named = acl((1, 7, none), (2, 7, 1234), (4, 5, none), (0x10, mask, none), (0x20, 0, none))
+    (tmp_path / "sweep").chmod(0o775 if kind == "default" else 0o755)
+    try:
+        os.setxattr(tmp_path / "sweep", f"system.posix_acl_{kind}", named)
+    except (OSError, AttributeError):
+        pytest.skip("a file system without access control lists")
+    path = guard(tmp_path / "sweep") / "x"
+    write_text(path, "")
+    assert not path.stat().st_mode & stat.S_IWGRP
+
+
+def test_a_group_that_this_user_is_not_in_gets_no_permission_and_no_other_group_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Without the set-group-ID bit, a new entry has the group of the process."""
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    other = folders.Folder(os.open(tmp_path, os.O_RDONLY), tmp_path, tmp_path.stat().st_gid + 1)
+    before = os.umask(0o022)
+    try:
+        os.close(other.create("x"))
+        other.mkdir("y")
+    finally:
+        os.umask(before)
+        os.close(other.fd)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+    assert stat.S_IMODE((tmp_path / "y").stat().st_mode) == 0o755
 
 
 def test_without_a_group_the_umask_decides(tmp_path: Path):
