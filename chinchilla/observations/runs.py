@@ -8,9 +8,9 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, clean, shortened
 from chinchilla.core.units import is_rounded, same_values
-from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names, shortened
+from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names
 from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers, plain_text
 from chinchilla.observations.stretches import final_of, run_numbers
 from chinchilla.observations.units import check_units
@@ -100,7 +100,7 @@ def _numeric_columns(table: Table, flop_convention: str, notes: list[str]) -> Co
         advice = f" With flop_convention=six_nd, {derived} is computed." if derived else ""
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found "
-            f"{shortened(', '.join(table.header)) or 'none'}). A CSV of runs has the columns "
+            f"{shortened(', '.join(table.header), 300) or 'none'}). A CSV of runs has the columns "
             f"{','.join(COLUMNS)}; run_id and budget_flops are optional.{advice} Accepted names: "
             f'{accepted_names(missing)}. For another name give columns.{missing[0]}="NAME".'
         )

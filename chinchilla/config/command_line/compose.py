@@ -16,7 +16,7 @@ from chinchilla.config import COMMANDS
 from chinchilla.config.command_line.effects import check_effects
 from chinchilla.config.command_line.words import config_dir, overrides_of, quoted
 from chinchilla.config.setting import Config, check_values, settings_of
-from chinchilla.core.errors import InputError, Problems, UserError, nearest
+from chinchilla.core.errors import InputError, Problems, UserError, nearest, shortened
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -136,7 +136,6 @@ def _hydra(
     Raises:
         InputError: the first problem that Hydra finds.
     """
-    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -163,10 +162,13 @@ def _hydra(
             )
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"a named option is not YAML: {' '.join(str(error).split())}. Correct it."
-        ) from None
+    except UserError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # of a number, or of brackets
+        deep = isinstance(error, RecursionError)
+        problem = "nested too deeply" if deep else f"a number that cannot be used ({error})"
+        shown = shortened(overrides[0].lstrip("+")) if len(overrides) == 1 else "the settings"
+        raise InputError(f"{shown}: {problem}. Correct it.") from None
     finally:
         store.repo = others
     chosen = {group: str(name) for group, name in result.hydra.runtime.choices.items()}
@@ -235,7 +237,7 @@ def _message(error: Exception, command: str) -> str:
     option = re.match(r"In '([^'/]+)/([^']+)'", text)
     where = f"{option[1]}={option[2]}: " if option else ""
     merged = re.match(r"Error merging override \+?(.*)", text)
-    given = merged[1].rstrip(".") if merged else ""
+    given = shortened(merged[1].rstrip(".")) if merged else ""
     named = re.match(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     key = given.partition("=")[0] or (named[1] if named else "")
     if "mandatory value" in text:

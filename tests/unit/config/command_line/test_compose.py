@@ -162,7 +162,7 @@ def test_options_of_the_user_come_from_a_folder(tmp_path):
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
         ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
         ("nan", "format: text\npaths: [/x]", ("/x does not exist",)),
-        ("y", "paths: [1\n", ("a named option is not YAML",)),
+        ("y", "paths: [1\n", ("y.yaml is not YAML",)),
     ],
 )
 def test_an_invalid_option_of_the_user_gives_the_reason(say, tmp_path, name, text, parts):
