@@ -25,9 +25,7 @@ def require_name(key: str, value: str) -> None:
     elif len(value.encode()) > MAX_NAME:
         problem = f"is longer than {MAX_NAME} bytes"
     if problem:
-        raise InputError(
-            f"{key}={shortened(repr(value))} {problem}, and it names a folder or a file. Use letters, digits, _ and -."
-        )
+        raise InputError(f"{key}={shortened(repr(value))} {problem}. Use letters, digits, _ and -.")
 
 
 def require_number(

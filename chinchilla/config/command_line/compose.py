@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla.config import COMMANDS
+from chinchilla.config.checks import MAX_NAME
 from chinchilla.config.command_line.effects import check_effects
 from chinchilla.config.command_line.words import config_dir, overrides_of, quoted
 from chinchilla.config.setting import Config, check_values, settings_of
-from chinchilla.core.errors import InputError, Problems, UserError, nearest, shortened
+from chinchilla.core.errors import InputError, Problems, UserError, clean, nearest, shortened
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -181,9 +182,10 @@ def _hydra(
 
 
 def _recipe_name(option: str, overrides: Sequence[str]) -> str:
-    """The option and what was given beside it: `paper, batch_tokens=65536`."""
+    """The option and what was given beside it, as `require_name` accepts it: `paper, batch_tokens=65536`."""
     given = [word.removeprefix("recipe.") for word in overrides if word.startswith("recipe.")]
-    return ", ".join([option, *given])
+    name = re.sub(r"[/\\]", "_", clean(", ".join([option, *given]))).lstrip(" .-")
+    return name.encode()[:MAX_NAME].decode(errors="ignore").rstrip()
 
 
 @functools.cache

@@ -182,6 +182,16 @@ def test_an_option_of_the_user_may_have_any_name(tmp_path, name):
     assert settings.corpus.max_documents == 7
 
 
+@pytest.mark.parametrize("name", ["-a", "it's", "a\\b", "n" * 200])
+def test_a_recipe_of_the_user_may_have_any_name(tmp_path, name):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / f"{name}.yaml").write_text("peak_lr: 0.5\n")
+    words = ["--config-dir", str(tmp_path), f"recipe={name}", "recipe.batch_tokens=65536"]
+    recipe = compose("plan", words).recipe
+    assert recipe.peak_lr == 0.5
+    assert len(recipe.name.encode()) <= 100
+
+
 # ------------------------------------------------------------------ defaults
 
 DEVICE = ("peak_flops", "mfu", "gpu_memory_gb", "price_per_device_hour")
