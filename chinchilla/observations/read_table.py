@@ -208,7 +208,8 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
         InputError: not a text file, not a CSV, a row longer or shorter than the header, or a comment
             that may be a row.
     """
-    lines = ((i, line) for i, line in enumerate(_lines(path, key), 1) if line.strip())
+    numbered = enumerate(_lines(path, key), 1)
+    lines: Iterator[tuple[int, str]] = ((i, line) for i, line in numbered if line.strip())
     comment = ""  # the last one before the first other line
     for first in lines:
         if first[1][0] != "#":
