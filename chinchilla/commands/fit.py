@@ -13,7 +13,14 @@ from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import PLAN, SweepRuns, fits_of, shell_word, sweep_runs
 from chinchilla.core.errors import InputError, nearest_path
 from chinchilla.core.files.folders import register
-from chinchilla.core.files.reading import TEXT_BYTES, read_json, read_text, sha256_file
+from chinchilla.core.files.reading import (
+    TEXT_BYTES,
+    RefusedFile,
+    open_regular,
+    read_json,
+    read_text,
+    sha256_file,
+)
 from chinchilla.core.files.writing import pretty_json, writable_dir
 from chinchilla.core.terminal import print_lines, print_message, terminal_width
 from chinchilla.decide.preregister import fingerprints
@@ -45,7 +52,9 @@ def fit(command: config.FitCommand) -> int:
     else:
         from chinchilla.recommend import fit_and_recommend
 
-        finals, curves = _runs(command)
+        with late_lines() as stage:
+            stage("reading the runs")
+            finals, curves = _runs(command)
         if out_dir is not None:
             writable_dir(out_dir, "out_dir")
         with late_lines() as stage:
@@ -89,6 +98,12 @@ def _refuse_older_fits(path: Path) -> None:
     """Refuse to replace a frontier.json of another version."""
     if not path.exists():
         return
+    try:
+        open_regular(path).close()
+    except RefusedFile as error:
+        raise InputError(
+            f"{path} cannot be replaced ({error.strerror}). Give another out_dir, or move it away."
+        ) from None
     try:
         schema = read_json(path, "fits", TEXT_BYTES)["schema"]
     except (InputError, KeyError, TypeError):

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
-from chinchilla.core.errors import InputError, clean
+from chinchilla.core.errors import InputError, clean, shortened
 
 FORMATS = ("text", "json")  # of the output of a command
 MAX_NAME = 100  # bytes of a name; folders and files that contain it add to it
+MAX_DIGITS = 100  # characters of a number
 
 
 def require_name(key: str, value: str) -> None:
@@ -24,9 +25,7 @@ def require_name(key: str, value: str) -> None:
     elif len(value.encode()) > MAX_NAME:
         problem = f"is longer than {MAX_NAME} bytes"
     if problem:
-        raise InputError(
-            f"{key}={value!r} {problem}, and it names a folder or a file. Use letters, digits, _ and -."
-        )
+        raise InputError(f"{key}={shortened(repr(value))} {problem}. Use letters, digits, _ and -.")
 
 
 def require_number(
@@ -54,7 +53,7 @@ def require_number(
     text = f"be {' and '.join(allowed)}"
     if allowed == ["at least 0"]:
         text = "not be negative" if is_number else "be a number"
-    raise InputError(f"{key}={value} must {text}. {hint}".rstrip())
+    raise InputError(f"{key}={shortened(str(value))} must {text}. {hint}".rstrip())
 
 
 def _plain(bound: float) -> str:
@@ -63,9 +62,9 @@ def _plain(bound: float) -> str:
 
 def require_whole(key: str, value: Any) -> None:
     if not isinstance(value, Integral):
-        raise InputError(f"{key}={value!r} must be a whole number.")
+        raise InputError(f"{key}={shortened(repr(value))} must be a whole number.")
 
 
 def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
-        raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
+        raise InputError(f"{key}={shortened(repr(value))}: choose one of {', '.join(choices)}.")

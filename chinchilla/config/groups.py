@@ -33,7 +33,10 @@ class RecipeConfig(Config, prefix="recipe."):
     """How to train models of every size. All settings except name and max_lr_ratio change run_id."""
 
     name: str = setting(
-        "", "Name in plans and reports; empty = the chosen option and what differs."
+        "",
+        "Name in plans and reports; empty = the chosen option and what differs.",
+        check=require_name,
+        optional=True,
     )
     lr_batch_rule: str = setting(
         "none",

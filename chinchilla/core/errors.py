@@ -143,10 +143,19 @@ def clean(text: str, lines: bool = False) -> str:
     return (_IN_LINES if lines else _IN_LINE).sub(" ", _SEQUENCES.sub("", text))
 
 
+def shortened(text: str, max_length: int = 100) -> str:
+    """`text`, truncated for use in a message."""
+    return text if len(text) <= max_length else f"{text[:max_length]} ..."
+
+
+# Longer than a name of a file or, with /, than a path can be.
+_LONG_WORD = re.compile(r"[^\s/]{256,}|\S{4097,}")
+
+
 def one_line(error: BaseException | str, max_length: int = 3000) -> str:
-    """The message of an error on one line, without control characters."""
-    message = clean(str(error))
-    return message if len(message) <= max_length else f"{message[:max_length]} ..."
+    """The message of an error on one line, without control characters; long words are truncated."""
+    message = _LONG_WORD.sub(lambda word: shortened(word[0]), clean(str(error)))
+    return shortened(message, max_length)
 
 
 def error_summary(error: BaseException) -> str:

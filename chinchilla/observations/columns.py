@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chinchilla.core.errors import InputError, nearest
+from chinchilla.core.errors import InputError, nearest, shortened
 from chinchilla.core.units import CONVENTIONS
 
 COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
@@ -92,11 +92,6 @@ def split_unit(cell: str) -> tuple[str, str]:
     if not (opening and name.strip() and rest.endswith(")")):
         return cell.strip(), ""
     return name.strip(), rest[:-1].strip().removeprefix("in ").strip()
-
-
-def shortened(text: str, max_length: int = 300) -> str:
-    """`text`, truncated for use in an error message."""
-    return text if len(text) <= max_length else f"{text[:max_length]} ..."
 
 
 def column_of(cell: str) -> tuple[str, float, dict[str, str]]:
@@ -220,7 +215,7 @@ def _mapped_columns(
         if len(matches) != 1:
             problem = f"{len(matches)} columns of" if matches else "not a column of"
             raise InputError(
-                f"{option} is {problem} {table} (found {shortened(', '.join(header)) or 'none'}). Give the "
+                f"{option} is {problem} {table} (found {shortened(', '.join(header), 300) or 'none'}). Give the "
                 "name of one column."
             )
         [i] = matches

@@ -6,9 +6,11 @@ keeps its line number for error messages. `runs.py` makes runs of the result.
 
 import csv
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.checks import require_choice
-from chinchilla.core.errors import InputError, clean, nearest_path
+from chinchilla.core.errors import InputError, clean, nearest_path, shortened
 from chinchilla.core.files.reading import MB, is_lfs_pointer, read_bytes
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import (
@@ -102,11 +104,13 @@ def numbers(table: Table, column: str) -> np.ndarray:
             number = math.nan
         elif number is None:
             advice = _advice(cell, column)
-            raise InputError(f"{table.at(i)}: {column}={cell!r} is not a number.{advice}")
+            raise InputError(
+                f"{table.at(i)}: {column}={shortened(repr(cell))} is not a number.{advice}"
+            )
         elif not (math.isfinite(number) and number > 0):
             advice = _advice(cell, column)
             raise InputError(
-                f"{table.at(i)}: {column}={cell} is not a positive finite number.{advice}"
+                f"{table.at(i)}: {column}={shortened(cell)} is not a positive finite number.{advice}"
             )
         values.append(number)
     return np.array(values) * factor
@@ -162,7 +166,7 @@ def conventions_of(table: Table, stated: Mapping[str, str]) -> dict[str, str]:
                     require_choice(f"{table.at(i)}: {name}", other, choices)
                 if other != value:
                     raise InputError(
-                        f"{table.at(i)}: {name}={other}, but {value} in earlier rows. Values under two "
+                        f"{table.at(i)}: {name}={shortened(other)}, but {value} in earlier rows. Values under two "
                         "conventions are not comparable: fit them separately."
                     )
         conventions[name] = table.conventions.get(name, value) if value == "unknown" else value
@@ -204,48 +208,59 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
         InputError: not a text file, not a CSV, a row longer or shorter than the header, or a comment
             that may be a row.
     """
-    text = io.StringIO(_read_text(path, key), newline="")
-    lines = [(i, line) for i, line in enumerate(text, 1) if line.strip()]
-    first = next((k for k, (_, line) in enumerate(lines) if line[0] != "#"), None)
-    if first is None:
+    numbered = enumerate(_lines(path, key), 1)
+    lines: Iterator[tuple[int, str]] = ((i, line) for i, line in numbered if line.strip())
+    comment = ""  # the last one before the first other line
+    for first in lines:
+        if first[1][0] != "#":
+            break
+        comment = first[1]
+    else:
         return Table(str(path), {}, (), str)
-    header, delimiter = _header(lines[first][1])
-    if first and not any(column_of(cell)[0] for cell in header) and not mapping:
-        commented, other = _header(lines[first - 1][1].lstrip("# "))
+    header, delimiter = _header(first[1], path)
+    if comment and not any(column_of(cell)[0] for cell in header) and not mapping:
+        commented, other = _header(comment.lstrip("# "), path)
         if len(commented) == len(header) and any(column_of(cell)[0] for cell in commented):
-            first, header, delimiter = first - 1, commented, other
+            header, delimiter, lines = commented, other, itertools.chain([first], lines)
     found = find_columns(header, str(path), mapping)
-    body = [(i, line) for i, line in lines[first + 1 :] if line[0] != "#"]
-    comments = [(i, line) for i, line in lines[first + 1 :] if line[0] == "#"]
-    if maybe := [i for i, line in comments if _may_be_row(line, delimiter, len(header), found)]:
-        of_lines = Table("", {}, (), lambda k: f"line {maybe[k]}")
-        raise InputError(
-            f"{path} {of_lines.rows(range(len(maybe)))}: # begins a comment, but there are as many values as "
-            "in the header. Put the run_id of a run in quotes, or delete the comments."
-        )
-    rows: list[list[str]] = []
-    at: list[int] = []  # line number of each row
-    n_read = 0  # lines of complete rows
-    reader = csv.reader((line for _, line in body), delimiter=delimiter, strict=True)
+    maybe: list[int] = []  # line numbers of comments that may be rows
+    row_lines: list[int] = []  # of the row that is being read
+
+    def body() -> Iterator[str]:
+        for i, line in lines:
+            if line[0] != "#":
+                row_lines.append(i)
+                yield line
+            elif _may_be_row(line, delimiter, len(header), found):
+                maybe.append(i)
+
+    cells: list[list[str]] = [[] for _ in header]
+    at = array("q")  # line number of each row
     try:
-        for values in reader:
-            n_read = reader.line_num
+        for values in csv.reader(body(), delimiter=delimiter, strict=True):
             row = [value.strip() for value in values]
             if any(row):
-                at.append(body[n_read - 1][0])
-                rows.append(row)
+                at.append(row_lines[-1])
+                for column, value in zip(cells, row, strict=False):
+                    column.append(value)
                 if len(row) < len(header) or any(row[len(header) :]):
                     problem = "fewer" if len(row) < len(header) else "more"
                     raise InputError(
                         f"{path} line {at[-1]}: {problem} values than the {len(header)} columns of the header. "
                         "Correct the line, and write numbers without thousands separators."
                     )
+            row_lines.clear()
     except csv.Error as error:
         raise InputError(
-            f"{path} is not a valid CSV from line {body[n_read][0]} on ({error}). Check for an unclosed "
+            f"{path} is not a valid CSV from line {row_lines[0]} on ({error}). Check for an unclosed "
             "quote."
         ) from None
-    cells = [[row[i] for row in rows] for i in range(len(header))]
+    if maybe:
+        of_lines = Table("", {}, (), lambda k: f"line {maybe[k]}")
+        raise InputError(
+            f"{path} {of_lines.rows(range(len(maybe)))}: # begins a comment, but there are as many values as "
+            "in the header. Put the run_id of a run in quotes, or delete the comments."
+        )
     return _make_table(str(path), header, cells, found, lambda i: f"line {at[i]}", found.notes)
 
 
@@ -303,14 +318,18 @@ def _make_table(
     return Table(name, columns, header, row, found.factors, found.conventions, others, notes)
 
 
-TABLE_BYTES = 2000 * MB  # some 20 million rows
+TABLE_BYTES = 2000 * MB  # some 40 million rows
+MAX_COLUMNS = 10_000
 _COMPRESSED = {  # by the first bytes of a file
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd",
 }  # fmt: skip
 
 
-def _read_text(path: Path, key: str) -> str:
-    """The text of a UTF-8 file, or of a UTF-16 file with a byte order mark."""
+def _lines(path: Path, key: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, or of a UTF-16 file with a byte order mark.
+
+    They are decoded one after the other: the lines of a table take several times the memory of its file.
+    """
     try:
         raw = read_bytes(path, TABLE_BYTES)
     except OSError as error:
@@ -323,10 +342,10 @@ def _read_text(path: Path, key: str) -> str:
         )
     encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        text = raw.decode(encoding)
+        is_text = "\0" not in raw.decode(encoding)
     except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
+        is_text = False
+    if not is_text:
         for start, name in _COMPRESSED.items():
             if raw.startswith(start):
                 raise InputError(
@@ -335,13 +354,22 @@ def _read_text(path: Path, key: str) -> str:
         raise InputError(
             f"{key}={path} is not a text file in UTF-8. Export the table as CSV with that encoding."
         )
-    return text
+    return io.TextIOWrapper(io.BytesIO(raw), encoding, newline="")
 
 
-def _header(line: str) -> tuple[list[str], str]:
-    """The cells of a header line without empty ones at the end, and the delimiter that gives most."""
+def _header(line: str, path: Path) -> tuple[list[str], str]:
+    """The cells of a header line without empty ones at the end, and the delimiter that gives most.
+
+    Raises:
+        InputError: more than MAX_COLUMNS columns.
+    """
     delimiter = max(",\t;", key=lambda d: len(_split(line, d)))
-    cells = [" ".join(cell.split()) for cell in _split(line, delimiter)]
+    if line.count(delimiter) >= MAX_COLUMNS:
+        raise InputError(
+            f"{path}: the header has over {MAX_COLUMNS:,} columns. Keep the columns of runs, and give a line to "
+            "each run."
+        )
+    cells = [" ".join(clean(cell).split()) for cell in _split(line, delimiter)]
     while cells and not cells[-1]:
         cells.pop()
     return cells, delimiter

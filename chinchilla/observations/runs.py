@@ -8,9 +8,9 @@ import numpy as np
 
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, clean, shortened
 from chinchilla.core.units import is_rounded, same_values
-from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names, shortened
+from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names
 from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers, plain_text
 from chinchilla.observations.stretches import final_of, run_numbers
 from chinchilla.observations.units import check_units
@@ -100,7 +100,7 @@ def _numeric_columns(table: Table, flop_convention: str, notes: list[str]) -> Co
         advice = f" With flop_convention=six_nd, {derived} is computed." if derived else ""
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found "
-            f"{shortened(', '.join(table.header)) or 'none'}). A CSV of runs has the columns "
+            f"{shortened(', '.join(table.header), 300) or 'none'}). A CSV of runs has the columns "
             f"{','.join(COLUMNS)}; run_id and budget_flops are optional.{advice} Accepted names: "
             f'{accepted_names(missing)}. For another name give columns.{missing[0]}="NAME".'
         )
@@ -123,10 +123,29 @@ def _run_names(table: Table) -> np.ndarray:
     """(n,) run_id, or run0000, run0001, ... if the table has none."""
     names = [f"run{i:04d}" for i in range(len(table))]
     if "run_id" in table.columns:
-        names = [plain_text(str(name).strip()) for name in table.columns["run_id"]]
+        given = [plain_text(str(name).strip()) for name in table.columns["run_id"]]
+        names = [clean(name).strip() for name in given]
+        if names != given:
+            _refuse_merged(table, given, names)
     if "" in names:
         raise InputError(f"{table.at(names.index(''))}: run_id is empty. Give every run a name.")
     return np.array(names, dtype=str)
+
+
+def _refuse_merged(table: Table, given: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse two run_ids that differ only in what `clean` removes: they would be read as one run.
+
+    Raises:
+        InputError: naming both rows.
+    """
+    firsts: dict[str, int] = {}
+    for i, name in enumerate(names):
+        first = firsts.setdefault(name, i)
+        if given[first] != given[i]:
+            raise InputError(
+                f"{table.at(i)}: its run_id differs from that of {table.row(first)} only in control characters or "
+                f"spaces beside them (run_id={shortened(name)}). Give each run a name of its own, without them."
+            )
 
 
 def _split_by_budget(columns: Columns, notes: list[str]) -> None:

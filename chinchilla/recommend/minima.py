@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, shortened
 from chinchilla.fit.results import MINIMA, FitResults
-from chinchilla.observations.columns import accepted_names, shortened
+from chinchilla.observations.columns import accepted_names
 from chinchilla.observations.read_table import Table, conventions_of, numbers
 from chinchilla.observations.runs import BUDGET_TOLERANCE
 from chinchilla.observations.units import TOKENS_PER_PARAM, perplexities
@@ -78,7 +78,7 @@ def _minima_of(table: Table) -> Minima:
         missing = ["C" if name == "budget_flops" else name for name in missing]
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found "
-            f"{shortened(', '.join(table.header)) or 'none'}). A table of minima has the columns C,L and "
+            f"{shortened(', '.join(table.header), 300) or 'none'}). A table of minima has the columns C,L and "
             f"optionally N. Accepted names: {accepted_names(missing)}."
         )
     C, L = numbers(table, C_name), numbers(table, "L")

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla.config import COMMANDS
+from chinchilla.config.checks import MAX_NAME
 from chinchilla.config.command_line.effects import check_effects
 from chinchilla.config.command_line.words import config_dir, overrides_of, quoted
 from chinchilla.config.setting import Config, check_values, settings_of
-from chinchilla.core.errors import InputError, Problems, UserError, nearest
+from chinchilla.core.errors import InputError, Problems, UserError, clean, nearest, shortened
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -136,7 +137,6 @@ def _hydra(
     Raises:
         InputError: the first problem that Hydra finds.
     """
-    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -163,10 +163,13 @@ def _hydra(
             )
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(
-            f"a named option is not YAML: {' '.join(str(error).split())}. Correct it."
-        ) from None
+    except UserError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # of a number, or of brackets
+        deep = isinstance(error, RecursionError)
+        problem = "nested too deeply" if deep else f"a number that cannot be used ({error})"
+        shown = shortened(overrides[0].lstrip("+")) if len(overrides) == 1 else "the settings"
+        raise InputError(f"{shown}: {problem}. Correct it.") from None
     finally:
         store.repo = others
     chosen = {group: str(name) for group, name in result.hydra.runtime.choices.items()}
@@ -179,9 +182,10 @@ def _hydra(
 
 
 def _recipe_name(option: str, overrides: Sequence[str]) -> str:
-    """The option and what was given beside it: `paper, batch_tokens=65536`."""
+    """The option and what was given beside it, as `require_name` accepts it: `paper, batch_tokens=65536`."""
     given = [word.removeprefix("recipe.") for word in overrides if word.startswith("recipe.")]
-    return ", ".join([option, *given])
+    name = re.sub(r"[/\\]", "_", clean(", ".join([option, *given]))).lstrip(" .-")
+    return name.encode()[:MAX_NAME].decode(errors="ignore").rstrip()
 
 
 @functools.cache
@@ -235,7 +239,7 @@ def _message(error: Exception, command: str) -> str:
     option = re.match(r"In '([^'/]+)/([^']+)'", text)
     where = f"{option[1]}={option[2]}: " if option else ""
     merged = re.match(r"Error merging override \+?(.*)", text)
-    given = merged[1].rstrip(".") if merged else ""
+    given = shortened(merged[1].rstrip(".")) if merged else ""
     named = re.match(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     key = given.partition("=")[0] or (named[1] if named else "")
     if "mandatory value" in text:

@@ -16,8 +16,9 @@ from typing import get_type_hints
 
 import chinchilla
 from chinchilla.config import COMMANDS
+from chinchilla.config.checks import MAX_DIGITS
 from chinchilla.config.setting import Setting, settings_of
-from chinchilla.core.errors import InputError, Problems, nearest, nearest_path
+from chinchilla.core.errors import InputError, Problems, nearest, nearest_path, shortened
 
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime")
 SUFFIXES = {"k": 3, "M": 6, "B": 9, "T": 12}  # powers of ten
@@ -206,6 +207,8 @@ def _named_option(group: str, value: str, folders: list[Path]) -> str:
     path = Path(value)
     if path.suffix in (".yaml", ".yml") and os.path.lexists(path):
         real = Path(os.path.realpath(path))
+        if not real.is_file():  # refused with what it is where it is read
+            real = Path(os.path.realpath(path.parent), path.name)
         if real.parent.name != group or path.suffix != ".yaml":
             raise InputError(
                 f"{group}={value} must have the form FOLDER/{group}/NAME.yaml. Move the file to such a place."
@@ -261,8 +264,12 @@ def _number(setting: Setting, text: str) -> str:
     """A number without its suffix, and without its exponent where whole numbers are expected.
 
     Raises:
-        InputError: the suffix is unknown.
+        InputError: the suffix is unknown, or the number is too long.
     """
+    if len(text) > MAX_DIGITS:
+        raise InputError(
+            f"{setting.key}={shortened(text)} has {len(text):,} characters; numbers have at most {MAX_DIGITS}. Correct it."
+        )
     found = _NUMBER.fullmatch(text.strip())
     if not found:
         joined = "".join(text.split())

@@ -13,7 +13,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from chinchilla.core.errors import InputError
+from chinchilla.config.checks import MAX_DIGITS
+from chinchilla.core.errors import InputError, shortened
 from chinchilla.core.files.reading import MB, read_text
 
 SCHEME = "user"  # of the search path: user:///home/me/options
@@ -41,12 +42,22 @@ class UserFiles(FileConfigSource):
             raise InputError(
                 f"{path} cannot be read ({reason}). Give a text file in YAML."
             ) from None
-        if _n_values(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+        try:
+            if _n_values(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+                raise InputError(
+                    f"{path} has over {MAX_VALUES:,} values with its aliases expanded. Shorten it."
+                )
+            config = OmegaConf.load(io.StringIO(text))
+        except RecursionError:
+            raise InputError(f"{path}: its values are nested too deeply. Correct it.") from None
+        except yaml.YAMLError as error:
             raise InputError(
-                f"{path} has over {MAX_VALUES:,} values with its aliases expanded. Shorten it."
-            )
+                f"{path} is not YAML: {' '.join(str(error).split())}. Correct it."
+            ) from None
+        except _LongNumber as error:
+            raise InputError(f"{path}: {error}") from None
         return ConfigResult(
-            config=OmegaConf.load(io.StringIO(text)),
+            config=config,
             path=f"{SCHEME}://{self.path}",
             provider=self.provider,
             header=ConfigSource._get_header_dict(text[:512]),
@@ -56,12 +67,25 @@ class UserFiles(FileConfigSource):
         return os.path.join(self.path, self._normalize_file_name(config_path))
 
 
+class _LongNumber(Exception):
+    """A whole number of more than MAX_DIGITS characters."""
+
+
 def _n_values(node: Any, known: dict[int, int]) -> int:
-    """Number of keys and values below a node; more than MAX_VALUES if it contains itself."""
+    """Number of keys and values below a node; more than MAX_VALUES if it contains itself.
+
+    Raises:
+        _LongNumber: a number that Python may not convert; in any notation, shorter ones are floats too.
+    """
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # while its parts are counted
         parts = getattr(node, "value", "")
         if isinstance(parts, str):
+            if getattr(node, "tag", "").endswith(":int") and len(parts) > MAX_DIGITS:
+                raise _LongNumber(
+                    f"{shortened(parts)} is a whole number of {len(parts):,} characters; at most {MAX_DIGITS} "
+                    "are read. Correct it."
+                )
             parts = []
         flat = [x for part in parts for x in (part if isinstance(part, tuple) else (part,))]
         known[id(node)] = 1 + sum(_n_values(x, known) for x in flat)

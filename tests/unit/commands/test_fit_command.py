@@ -1,11 +1,15 @@
 """`chinchilla fit` of CSVs: results, and errors of one line."""
 
 import json
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 from command_line import Result, one_line
+from special_files import put_special
 
+from chinchilla.commands.progress import late_lines
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations.table import Observations
 
@@ -146,6 +150,25 @@ def test_fits_of_another_version_are_not_replaced(fit, tmp_path):
     path.unlink()
     assert fit(good(), "approaches=parametric").code == 0
     assert fit(good(), "approaches=parametric").code == 0  # of this version: fitted again
+
+
+@pytest.mark.parametrize("kind", ["directory", "FIFO", "device"])
+def test_what_is_not_a_file_in_place_of_the_fits_is_named(fit, tmp_path, kind):
+    (tmp_path / "fits").mkdir(exist_ok=True)
+    put_special(kind, tmp_path / "fits" / "frontier.json")
+    word = {"directory": "Is a directory"}.get(kind, f"it is a {kind}")
+    one_line(fit(good()), 2, "frontier.json cannot be replaced", word)
+
+
+def test_reading_that_takes_long_is_reported(fit, monkeypatch):
+    def slow(*args, **options):
+        time.sleep(0.2)
+        return from_csv(*args, **options)
+
+    from_csv = Observations.from_csv
+    monkeypatch.setattr(Observations, "from_csv", slow)
+    monkeypatch.setattr("chinchilla.commands.fit.late_lines", partial(late_lines, first=0.05))
+    assert "reading the runs, 0 s" in fit(good(), "approaches=parametric").err
 
 
 def test_fits_are_not_replaced_by_refusals(fit, tmp_path):

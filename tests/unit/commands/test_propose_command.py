@@ -70,7 +70,7 @@ def test_hours_and_price_become_flops():
         ("plan hours=1 tokens=1e9", ["tokens= and hours="]),
         ("plan hours=1 grid=demo", ["grid= has no effect with hours=1"]),
         ("plan hours=1 save=first.yaml", ["save=first.yaml", "FOLDER/grid/NAME.yaml"]),
-        ("plan hours=1 save=mine/grid/-a.yaml", ["save='-a'", "names a folder or a file"]),
+        ("plan hours=1 save=mine/grid/-a.yaml", ["save='-a'", "Use letters, digits, _ and -"]),
         ("plan hours=1 out=plan.jsonl", ["out=plan.jsonl has no effect"]),
         ("plan save=mine/grid/a.yaml", ["a.yaml has no effect without hours="]),
         ("plan gpus=2", ["gpus=2 has no effect without tokens= or hours="]),

@@ -34,3 +34,9 @@ def test_an_error_of_the_system_is_one_line_with_advice():
 def test_nearest_suggests_a_similar_word_only():
     assert nearest("budgts", ["budgets", "models"]) == " Did you mean budgets?"
     assert nearest("x", ["budgets", "models"]) == ""
+
+
+def test_a_long_word_is_truncated_in_an_error_but_no_path():
+    path = "/".join(["x" * 200] * 10)
+    message = one_line(f"{path} has {'9' * 20_000}: correct it.")
+    assert message == f"{path} has {'9' * 100} ... correct it."

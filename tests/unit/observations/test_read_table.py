@@ -4,16 +4,18 @@ import bz2
 import gzip
 import io
 import lzma
+import tracemalloc
 
 import numpy as np
 import pytest
 from public_data import public
 from tables import BUDGET_RUNS, HEADER, RUNS, SIX_ND, assert_same_runs
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, clean
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations import Observations
 from chinchilla.observations.columns import COLUMNS
+from chinchilla.observations.read_table import read_csv
 
 
 def assert_same_columns(a: Observations, b: Observations) -> None:
@@ -184,6 +186,59 @@ def test_an_unclosed_quote_is_reported_by_line(csv):
         InputError, match=r"is not a valid CSV from line 3 on .*unexpected end.* quote"
     ):
         csv(BUDGET_RUNS.replace("\nb,", '\n"b,'))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BUDGET_RUNS + '"' + "\n" * 4 + "x,1,2,3,4,5\n" * 200_000, "from line 4 on .*field larger"),
+        (",".join(f"c{i}" for i in range(300_000)) + "\n", "the header has over 10,000 columns"),
+    ],
+    ids=["unclosed quote", "wide"],
+)
+def test_an_invalid_file_is_refused_with_memory_in_proportion_to_it(tmp_path, text, message):
+    path = tmp_path / "large.csv"
+    path.write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=message):
+            read_csv(path, "observations")
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_row_takes_memory_in_proportion_to_its_text(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(HEADER + "".join(f"run{i},1e18,1e18,1e9,{i}e8,3\n" for i in range(1, 10_001)))
+    tracemalloc.start()
+    try:
+        assert len(read_csv(path, "observations")) == 10_000
+        assert tracemalloc.get_traced_memory()[1] / 10_000 < 600
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_run_id_shows_only_characters_in_every_output(csv, tmp_path):
+    obs = csv(RUNS.replace("\na,", "\n\x1b[31mRED\u202e\x9b\x07,"))
+    assert obs.run_id[0] == "RED"
+    obs.save(tmp_path / "observations.csv")
+    assert (
+        clean((tmp_path / "observations.csv").read_text(), lines=True).splitlines()
+        == (tmp_path / "observations.csv").read_text().splitlines()
+    )
+
+
+def test_run_ids_that_become_equal_are_refused(csv):
+    with pytest.raises(InputError, match=r"line 3: its run_id differs from that of line 2 only in"):
+        csv(RUNS.replace("\na,", "\nb\x07,"))
+
+
+def test_a_long_value_is_truncated(csv):
+    for value, problem in (("9" * 20_000, "positive"), ("1 x" * 9_000, "number")):
+        with pytest.raises(InputError, match=f"is not a {problem}") as refused:
+            csv(RUNS + f"z,1e18,1e9,{value},3\n")
+        assert len(str(refused.value)) < 500
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):

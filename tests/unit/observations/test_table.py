@@ -299,7 +299,7 @@ def test_errors_in_a_frame_name_row_and_column():
         ("N", -1, "N=-1.0 is not a positive"),
         ("D", "1 zillion", r"D='1 zillion' is not a number"),
         ("C", None, "C='' is not a number"),
-        ("N", 10**400, "N=10+ is not a positive finite"),
+        ("N", 10**400, r"N=10+ \.\.\. is not a positive finite"),
         ("budget_flops", 0, "budget_flops=0 is not a positive finite"),
     ):
         frame = {**good, column: [good.get(column, [""])[0], value]}

@@ -162,7 +162,7 @@ def test_options_of_the_user_come_from_a_folder(tmp_path):
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
         ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
         ("nan", "format: text\npaths: [/x]", ("/x does not exist",)),
-        ("y", "paths: [1\n", ("a named option is not YAML",)),
+        ("y", "paths: [1\n", ("y.yaml is not YAML",)),
     ],
 )
 def test_an_invalid_option_of_the_user_gives_the_reason(say, tmp_path, name, text, parts):
@@ -180,6 +180,16 @@ def test_an_option_of_the_user_may_have_any_name(tmp_path, name):
     (folder / "corpus" / f"{name}.yaml").write_text("format: embedded\nmax_documents: 7")
     settings = compose("data", ["--config-dir", str(folder), f"corpus={name}"])
     assert settings.corpus.max_documents == 7
+
+
+@pytest.mark.parametrize("name", ["-a", "it's", "a\\b", "n" * 200])
+def test_a_recipe_of_the_user_may_have_any_name(tmp_path, name):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / f"{name}.yaml").write_text("peak_lr: 0.5\n")
+    words = ["--config-dir", str(tmp_path), f"recipe={name}", "recipe.batch_tokens=65536"]
+    recipe = compose("plan", words).recipe
+    assert recipe.peak_lr == 0.5
+    assert len(recipe.name.encode()) <= 100
 
 
 # ------------------------------------------------------------------ defaults

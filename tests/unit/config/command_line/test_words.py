@@ -166,6 +166,26 @@ def test_an_unknown_suffix_is_refused_in_one_line(say, word, parts):
     one_line(say(["train", word]), 2, *parts)
 
 
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("plan grid.seq_len={}", "grid.seq_len=9999"),
+        ("plan grid.budgets=[{}]", "grid.budgets=9999"),
+        ("predict runs/demo {}", "budget_flops=9999"),
+        ("fit table.csv columns={{N:{}}}", "a number that cannot be used"),
+        ("plan grid.name={}", "grid.name=9999"),
+        ("plan grid={}", "grid=9999"),
+        ("plan grid.seq_len=" + "[" * 3_000, "has 3,000 characters"),
+        ("fit table.csv columns={{N:" + "[" * 3_000, "Check its brackets"),
+    ],
+    ids=["whole", "list", "word", "pairs", "name", "option", "brackets", "nested"],
+)
+def test_a_long_number_is_refused_in_one_short_line(say, line, part):
+    said = say(line.format("9" * 6_000))
+    one_line(said, 2, part)
+    assert len(said.err) < 1_000
+
+
 # ------------------------------------------------------------------ named options in files
 
 
@@ -193,6 +213,11 @@ def test_a_named_option_may_be_the_path_of_its_file(say, mine, words):
     said = say(f"plan {words} --help")
     assert said.code == 0
     assert "grid=first" in said.out
+
+
+def test_a_link_to_a_device_is_refused_as_a_device(say, mine):
+    (mine / "grid" / "zero.yaml").symlink_to("/dev/zero")
+    one_line(say("plan mine/grid/zero.yaml"), 2, "grid/zero.yaml cannot be read (it is a device")
 
 
 @pytest.mark.parametrize(

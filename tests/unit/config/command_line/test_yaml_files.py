@@ -22,9 +22,18 @@ def aliases(levels: int) -> str:
         ("a: &a\n  b: *a\n", "over 10,000 values"),
         ("[" + "1," * 10_000 + "1]", "over 10,000 values"),
         ("a" * 200_000, "0.2 MB; files of its kind have at most 0.1 MB"),
-        ("[" * 2_000, "is not YAML"),
+        ("[" * 2_000, "mine.yaml: its values are nested too deeply"),
+        ("budgets: [1\0]", "mine.yaml is not YAML: unacceptable character"),
+        ("budgets: !!python/object:os.system x", "mine.yaml is not YAML: could not determine"),
+        ("seq_len: " + "9" * 6_000, r"mine.yaml: 9{100} \.\.\. is a whole number of 6,000 char"),
+        ("budgets: [0x" + "f" * 5_000 + "]", "is a whole number of 5,002 characters"),
+        ("seq_len: " + "1:" * 300 + "1", "is a whole number of 601 characters"),
+        ("? " + "9" * 6_000 + "\n: 1", "is a whole number of 6,000 characters"),
     ],
-    ids=["aliases", "contains itself", "many values", "large", "nested"],
+    ids=[
+        *("aliases", "contains itself", "many values", "large", "nested", "NUL", "object"),
+        *("long number", "hexadecimal", "sexagesimal", "key"),
+    ],
 )
 @pytest.mark.parametrize("form", ["path", "folder"])
 def test_a_file_that_expands_is_refused_before_hydra_reads_it(tmp_path, text, reason, form):
