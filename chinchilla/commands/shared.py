@@ -11,7 +11,8 @@ from chinchilla.core.errors import InputError, Refusal, nearest_path
 from chinchilla.core.terminal import print_lines
 from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import Curve, RunResult
-from chinchilla.sweep.run_files import run_dir_of, run_state, started_runs, unplanned_results
+from chinchilla.sweep.damage.run_state import run_state
+from chinchilla.sweep.run_files import run_dir_of, started_runs, unplanned_results
 
 PLAN = "plan.jsonl"
 MAX_NAMED = 5  # runs left out of which the reason is stated

@@ -29,9 +29,9 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.plan.grid import check_comparable, check_same_recipe
     from chinchilla.sweep.cost import estimate
     from chinchilla.sweep.damage.repair import known_specs
+    from chinchilla.sweep.damage.run_state import runs_to_train
     from chinchilla.sweep.launch import launch
     from chinchilla.sweep.preflight import free_bytes
-    from chinchilla.sweep.run_files import runs_to_train
 
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")

@@ -13,6 +13,7 @@ from chinchilla.core.files.writing import atomic_write
 from chinchilla.plan.records import RunSpec
 
 PLAN_BYTES = 100 * MB  # some 80,000 runs
+MAX_PROBLEMS = 1_000  # with more lines that cannot be read, none of the plan is used
 
 
 def save_plan(specs: list[RunSpec], path: Path) -> None:
@@ -63,7 +64,7 @@ def read_plan(path: Path) -> tuple[list[RunSpec], list[str]]:
     A repeated line counts once. No launch writes one, so it may have replaced another run's.
 
     Raises:
-        DamagedPlan: no line can be read.
+        DamagedPlan: no line can be read, or over MAX_PROBLEMS cannot.
         InputError: the file is missing, of another schema, or its file system does not answer.
     """
     specs: dict[str, RunSpec] = {}
@@ -87,6 +88,10 @@ def read_plan(path: Path) -> tuple[list[RunSpec], list[str]]:
                 problems.append(f"{f'{where} {problem}.' if problem else error} {_PLAN_ADVICE}")
             except ValueError as error:
                 problems.append(f"{where} is not JSON ({error}). {_PLAN_ADVICE}")
+            if len(problems) > MAX_PROBLEMS:
+                raise DamagedPlan(
+                    f"plan {path} has over {MAX_PROBLEMS:,} lines that cannot be read. {_PLAN_ADVICE}"
+                )
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.islink(path):
             raise InputError(_no_sweep(path.parent)) from None

@@ -34,12 +34,7 @@ from chinchilla.core.provenance import check_unchanged
 from chinchilla.core.terminal import print_error
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import DeviceError, check_machine
-from chinchilla.sweep.run_files import (
-    RunFilter,
-    load_runtime,
-    run_dir_of,
-    stable_phases_of,
-)
+from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors

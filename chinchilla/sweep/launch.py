@@ -31,6 +31,7 @@ from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import STALE_SECONDS, Claim, acquire, latest_claim
 from chinchilla.sweep.damage.access import blocked_reason, move_aside, restore_access
 from chinchilla.sweep.damage.repair import known_specs, repair_sweep, replace_plan
+from chinchilla.sweep.damage.run_state import run_state, runs_to_train
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.rescue import rescue_message
@@ -41,8 +42,6 @@ from chinchilla.sweep.run_files import (
     load_runtime,
     missing_specs,
     run_dir_of,
-    run_state,
-    runs_to_train,
     save_runtime,
 )
 from chinchilla.sweep.signals import stop_on_signals

@@ -12,15 +12,9 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.damage.access import blocked_reason, restore_access
 from chinchilla.sweep.damage.repair import ALL, MIRRORS, warn
+from chinchilla.sweep.damage.run_state import run_state, runs_to_train
 from chinchilla.sweep.preflight import worker_name
-from chinchilla.sweep.run_files import (
-    clean_sweep,
-    planned_specs,
-    run_dir_of,
-    run_state,
-    runs_to_train,
-    unmark_ended,
-)
+from chinchilla.sweep.run_files import clean_sweep, planned_specs, run_dir_of, unmark_ended
 
 # Also renamed for a diverged run: from its checkpoints it would diverge again.
 DIVERGED_FILES = ("checkpoints", "metrics.jsonl", "curve.npz")

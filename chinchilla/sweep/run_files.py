@@ -29,22 +29,19 @@ sweep_dir/
 
 import contextlib
 import dataclasses
-import errno
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files.json_codec import OtherVersion, decode
+from chinchilla.core.files.json_codec import decode
 from chinchilla.core.files.reading import (
     RECORD_BYTES,
-    UnreadableFile,
     parse_json,
     read_bytes,
     read_json,
@@ -61,13 +58,10 @@ from chinchilla.core.files.writing import (
 from chinchilla.core.provenance import Code, check_same_code, code_here
 from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.plan_file import read_plan
-from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.plan.run_folder import check_curve_file, load_curve
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
-from chinchilla.sweep.damage.access import blocked_reason
 
 RUNTIME_SCHEMA = 3
-TRAINED = ("finished", "diverged")  # states of runs that a launch does not train
 WORKERS_AT_ONE_SECOND = 25  # up to so many write progress.json every second
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
 
@@ -271,64 +265,6 @@ def has_result(run_dir: Path) -> bool:
     No worker can publish a result while it exists. Launching again renames a damaged one.
     """
     return os.path.lexists(run_dir / "result.json")
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What the files in a run's folder say about it; the claims say whether it is being trained.
-
-    `name` is "" (no result yet), finished, diverged, failed, damaged (launching again renames the damaged file
-    and trains the run) or blocked (a person has to act). `problem` is the cause and what to do, for the latter two.
-    """
-
-    name: str
-    result: RunResult | None = None  # also of a run of which only curve.npz is damaged
-    problem: str = ""
-    curve: Curve | None = None  # of a run that did not fail, if it was asked for
-
-
-def run_state(run_dir: Path, with_curve: bool = False) -> RunState:
-    """State of a run. No damage to its folder and files raises an error.
-
-    A run whose curve.npz is missing or has another size than result.json states is damaged.
-
-    Args:
-        run_dir: folder of the run; it need not exist.
-        with_curve: read the training curve too, which shows any damage to it.
-    """
-    path, result, remedy = run_dir / "result.json", None, "launch the sweep again"
-    try:
-        os.lstat(path)
-        found = RunResult.load(run_dir)
-        if found.status == "failed":
-            return RunState(found.status, found)
-        path, result = run_dir / "curve.npz", found
-        check_curve_file(run_dir, result)
-        if not with_curve:
-            return RunState(result.status, result)
-        remedy = "`chinchilla retry` the run, then launch the sweep again"
-        return RunState(result.status, result, curve=load_curve(run_dir, result))
-    except FileNotFoundError:
-        return RunState("")
-    except OSError as error:
-        if not run_dir.is_dir() and error.errno in (errno.ENOTDIR, errno.ELOOP):
-            return RunState("damaged", problem=f"{run_dir} is not a folder: launch the sweep again")
-        return RunState("blocked", problem=blocked_reason(error, path))
-    except UnreadableFile as error:
-        return RunState("blocked", problem=blocked_reason(error.cause, path))
-    except OtherVersion as error:
-        return RunState("blocked", problem=str(error))
-    except InputError as error:
-        if not has_result(run_dir):  # another process has just renamed it
-            return RunState("")
-        problem = error.problem if isinstance(error, DamagedRecord) else "is damaged"
-        return RunState("damaged", result, f"{path.name} {problem}: {remedy}")
-
-
-def runs_to_train(sweep_dir: Path, specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The distinct runs that a launch trains: all but those that are finished or diverged."""
-    runs = {s.run_id: s for s in specs}.values()
-    return [s for s in runs if run_state(run_dir_of(sweep_dir, s)).name not in TRAINED]
 
 
 def saved_step(run_dir: Path) -> int:

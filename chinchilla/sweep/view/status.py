@@ -21,15 +21,9 @@ from chinchilla.plan.plan_file import read_plan
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import ClaimStatus, claim_status, file_system_now
 from chinchilla.sweep.damage.access import BLOCKED, blocked_reason
+from chinchilla.sweep.damage.run_state import RunState, run_state
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
-from chinchilla.sweep.run_files import (
-    RunFilter,
-    RunState,
-    read_progress,
-    run_state,
-    started_runs,
-    unplanned_results,
-)
+from chinchilla.sweep.run_files import RunFilter, read_progress, started_runs, unplanned_results
 
 STATES = ("finished", "running", "waiting", "diverged", "failed", "blocked")
 ENDED = ("finished", "diverged", "failed")

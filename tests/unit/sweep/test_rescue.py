@@ -27,8 +27,9 @@ from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.plan.unwritten import save_curve_or_keep
 from chinchilla.sweep import claims, rescue
 from chinchilla.sweep.claims import Claim, acquire, latest_claim
+from chinchilla.sweep.damage.run_state import run_state
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import has_result, run_dir_of, run_state
+from chinchilla.sweep.run_files import has_result, run_dir_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker, WorkerSummary
 

@@ -19,9 +19,10 @@ from chinchilla.cli import main
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
 from chinchilla.sweep import run_files
+from chinchilla.sweep.damage.run_state import runs_to_train
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import set_aside
-from chinchilla.sweep.run_files import missing_specs, run_dir_of, runs_to_train
+from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
 
 @pytest.fixture

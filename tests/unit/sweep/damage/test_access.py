@@ -24,10 +24,11 @@ from chinchilla.core.files import reading
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import acquire, claim_status
 from chinchilla.sweep.damage.access import move_aside, restore_own
+from chinchilla.sweep.damage.run_state import run_state
 from chinchilla.sweep.failures import is_of_one_run
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import retry
-from chinchilla.sweep.run_files import run_dir_of, run_state
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
 
 SPECS = make_specs(3)
