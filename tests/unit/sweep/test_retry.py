@@ -18,7 +18,7 @@ from sweep_fakes import (
 from chinchilla.cli import main
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
-from chinchilla.sweep import run_files
+from chinchilla.sweep.damage import run_state
 from chinchilla.sweep.damage.run_state import runs_to_train
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import set_aside
@@ -139,7 +139,7 @@ def test_a_launch_states_each_run_that_it_trains_again_and_why(sweep: Path, caps
 
 
 def test_a_launch_reads_no_curves_of_finished_runs(sweep: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_files, "load_curve", lambda *_: pytest.fail("a curve was read"))
+    monkeypatch.setattr(run_state, "load_curve", lambda *_: pytest.fail("a curve was read"))
     assert launch(command(), [FINE], sweep, sweep, train=fake_train) == 1
 
 

@@ -417,9 +417,11 @@ def test_trackers_are_not_opened_through_a_link(swept: Path, fake: FakeWandb, ca
     home.mkdir()
     for run_dir in swept.glob("runs/*"):
         (run_dir / "wandb").symlink_to(home)
-    assert run("", swept) == 2
-    assert "links in the folder of a sweep are not followed" in capsys.readouterr().err
-    assert fake.steps == []
+    assert run("", swept) == 0
+    assert "is renamed to damaged-1-wandb" in " ".join(capsys.readouterr().err.split())
+    assert not any(home.iterdir())
+    for run_dir in swept.glob("runs/*"):
+        assert (run_dir / "damaged-1-wandb").is_symlink()
 
 
 def test_event_files_hold_every_line(swept: Path):
