@@ -16,8 +16,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "local_slurm.py"
 GRID = [
     "grid=demo", "grid.name=tiny", "grid.budgets=[2e9,4e9]", "grid.models=[8x1,12x1,24x1]",
     "grid.sizes_per_budget=0", "grid.min_sizes=1", "grid.min_side=0", "grid.kv_size=8",
-    "grid.seq_len=32", "grid.min_steps=8", "grid.expected_coefficient=0.3",
-    "grid.expected_exponent=0.5", "grid.horizon_models=[]", "grid.horizon_tokens_per_param=[]",
+    "grid.seq_len=32", "grid.min_steps=8",
+    "grid.horizon_models=[]", "grid.horizon_tokens_per_param=[]",
     "recipe=demo", "recipe.batch_tokens=384", "recipe.precision=fp32", "epochs=1000",
 ]  # fmt: skip
 N_CELLS = 6
