@@ -21,7 +21,7 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.config.command_line.words import shell_word
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
-from chinchilla.core.files.folders import FolderGone, unguard, wait_for_folder
+from chinchilla.core.files.folders import FolderGone, end_waiting, unguard, wait_for_folder
 from chinchilla.core.files.writing import guard, writable_dir
 from chinchilla.core.terminal import print_error, print_lines, print_message
 from chinchilla.plan.cost import n_at_once
@@ -130,6 +130,7 @@ def launch(
         out = sys.stderr if command.format == "json" else sys.stdout
         try:
             with stop_on_signals() as stop, show_progress(sweep_dir, out, only):
+                end_waiting(sweep_dir, stop)
                 if kind == "debug":
                     limit_threads(command.cluster.threads_per_worker)
                     worker = Worker(
@@ -147,6 +148,8 @@ def launch(
                     with local_pool.Pool(sweep_dir, data_dir, size, words) as workers:
                         workers.wait(stop)
                     errors += workers.errors()
+        except FolderGone as error:  # reported below, if it is still gone
+            errors.append(f"{error.strerror}")
         finally:
             wait_for_mirrors()
     try:

@@ -286,6 +286,12 @@ def unguard(root: Path) -> None:
         _guards.pop(path, None)
 
 
+def end_waiting(path: Path, stop: object) -> None:
+    """Let nothing in this process wait for the guarded folder of a path any longer once `stop` is true."""
+    if guard := guard_of(path):
+        guard.stop = stop
+
+
 def guard_of(path: Path) -> Guard | None:
     """The innermost guard of a path."""
     path = Path(os.path.abspath(path))

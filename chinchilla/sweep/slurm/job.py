@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chinchilla.core.errors import EXIT_AGAIN, EXIT_OK, InputError
+from chinchilla.core.files.folders import end_waiting
 from chinchilla.core.files.writing import guard, touch
 from chinchilla.core.module_path import exclude_working_folder
 from chinchilla.core.program import run_program, tracebacks_in
@@ -54,11 +55,10 @@ def run_job(folder: Path) -> int:
     size = local_pool.PoolSize(job.n_workers, job.threads, gpus)
     sweep_dir, data_dir = Path(job.sweep_dir), Path(job.data_dir)
     program = (*local_pool.WORKER, *job.selection.arguments)
-    with (
-        stop_on_signals() as stop,
-        local_pool.Pool(sweep_dir, data_dir, size, program) as workers,
-    ):
-        codes = workers.wait(stop)
+    with stop_on_signals() as stop:
+        end_waiting(sweep_dir, stop)
+        with local_pool.Pool(sweep_dir, data_dir, size, program) as workers:
+            codes = workers.wait(stop)
         for line in workers.errors():
             print_error(line)
         if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.selection):

@@ -5,6 +5,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,25 @@ def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, capsys):
     broken = (sys.executable, "-c", "raise SystemExit('no such library')")
     assert launch(settings, make_specs(1), tmp_path, tmp_path, program=broken) == 1
     assert "no such library" in capsys.readouterr().err
+
+
+def test_a_signal_ends_a_launchers_wait_for_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The folder is moved before the workers' logs are opened."""
+
+    class Pool(local_pool.Pool):
+        def __init__(self, sweep_dir: Path, *more) -> None:
+            sweep_dir.rename(tmp_path / "moved")
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            super().__init__(sweep_dir, *more)
+
+    monkeypatch.setattr(local_pool, "Pool", Pool)
+    settings = command(kind="local", n_workers=1)
+    began = time.monotonic()
+    assert launch(settings, make_specs(1), tmp_path / "sweep", tmp_path, program=PROGRAM) == 1
+    assert time.monotonic() - began < 10
+    assert "is not there any more" in capsys.readouterr().err
 
 
 def test_a_killed_worker_is_reported_but_no_failure_if_others_finish(tmp_path: Path, capsys):
