@@ -40,7 +40,8 @@ def count(event, args):
     global left
     touches = event == "subprocess.Popen" or (
         event in ("open", "os.mkdir", "os.rename", "os.remove", "os.link")
-        and sys.argv[3] in str(args[0])
+        # A name without a folder is relative to an open folder of the sweep.
+        and (sys.argv[3] in str(args[0]) or "/" not in str(args[0]))
         and "heartbeat" not in str(args[0])  # of another thread
     )
     left -= touches
