@@ -43,9 +43,12 @@ def unstarted_jobs(
     """
     live = {job.name for job in queued}
     rows, over = [], set()  # over: classes whose earlier arrays no longer matter
-    for folder, array in sorted(arrays.items(), key=lambda item: item[1].utc, reverse=True):
+    submitted = [(array.utc, _job_id(folder), folder) for folder, array in arrays.items()]
+    # Arrays of one second are in the order of their numbers.
+    submitted.sort(key=lambda each: (each[0], len(each[1]), each[1]), reverse=True)
+    for _, number, folder in submitted:
+        array = arrays[folder]
         of_class = (array.sizes, array.run_id)
-        number = _job_id(folder)
         if of_class in over or not number or cancelled_file(folder).exists():
             continue
         names = [number] if array.n_jobs == 1 else [f"{number}_{i}" for i in range(array.n_jobs)]

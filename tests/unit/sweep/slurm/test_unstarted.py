@@ -12,7 +12,7 @@ from sweep_fakes import make_specs, make_sweep
 from chinchilla.cli import main
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.slurm import job
-from chinchilla.sweep.slurm.unstarted import started_file
+from chinchilla.sweep.slurm.unstarted import started_file, unstarted_jobs
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -71,6 +71,22 @@ def test_the_report_ends_when_later_jobs_start(
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     assert main(["cancel", f"sweep_dir={sweep}"]) == 0
     assert "43_0" not in said(capsys, "status", f"sweep_dir={sweep}")
+
+
+def test_arrays_of_one_second_are_in_the_order_of_their_numbers(tmp_path: Path):
+    arrays = {}
+    for number in ("9", "10"):
+        folder = tmp_path / "slurm" / number
+        folder.mkdir(parents=True)
+        (folder / "answer.json").write_text(json.dumps({"job_id": number}))
+        arrays[folder] = job_array(tmp_path, utc="2026-01-01T00:00:00+00:00")
+    names = (
+        ["10"] if arrays[folder].n_jobs == 1 else [f"10_{i}" for i in range(arrays[folder].n_jobs)]
+    )
+    for name in names:
+        started_file(folder, name).touch()
+    assert unstarted_jobs(arrays, []) == []
+    assert unstarted_jobs(dict(reversed(arrays.items())), []) == []
 
 
 def test_a_job_shows_that_its_program_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
