@@ -37,6 +37,28 @@ def test_a_module_in_the_working_folder_is_not_imported(tmp_path: Path, path: st
     assert done.stdout.split() == (["safe", "1"] if safe else ["0"]), done.stderr
 
 
+KEEPS = """
+import sys
+sys.path.append({root!r})  # as an editable installation does
+from chinchilla.core.module_path import exclude_working_folder
+exclude_working_folder()
+sys.exit({root!r} not in sys.path)
+"""
+
+
+@pytest.mark.parametrize("path", [None, "", os.pathsep], ids=["not set", "empty", "empty entry"])
+def test_the_package_is_found_if_it_lies_in_the_working_folder(tmp_path: Path, path: str | None):
+    """The installed command, called in the folder of a checkout: its child processes import it too."""
+    (tmp_path / "program.py").write_text(KEEPS.format(root=PACKAGE))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {} if path is None else {"PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], cwd=PACKAGE, capture_output=True,
+        text=True, env=environment, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 POOL = """
 import multiprocessing
 from chinchilla.core.module_path import exclude_working_folder
