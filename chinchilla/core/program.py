@@ -34,7 +34,7 @@ def run_program(body: Callable[[], int], if_closed: int = EXIT_OK) -> int:
 
     Args:
         body: the program.
-        if_closed: exit code if nobody reads its output any longer, as of `chinchilla status | head -1`.
+        if_closed: exit code if the reader of the output has ended, as in `chinchilla status | head -1`.
     """
     _open_missing_streams()
     before, threading.excepthook = threading.excepthook, _report_of_thread

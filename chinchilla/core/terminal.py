@@ -19,7 +19,7 @@ class OutputError(OSError):
 
     @property
     def closed(self) -> bool:
-        """Whether nobody reads it any longer: a closed pipe, or a terminal that is gone."""
+        """Whether the reader of the output is gone: the other end of a pipe, or the terminal."""
         return self.errno in (errno.EPIPE, errno.EIO, errno.EBADF)
 
 

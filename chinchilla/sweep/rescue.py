@@ -173,9 +173,8 @@ def _write_rescue_folder(run_dir: Path, result: RunResult, curve: Curve | None) 
     for place in _places():
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = Path(
-                tempfile.mkdtemp(prefix=_prefix(), dir=place)
-            )  # exclusively, with mode 700
+            # Created exclusively, with mode 700.
+            folder = Path(tempfile.mkdtemp(prefix=_prefix(), dir=place))
         except OSError as error:
             problem = error
             continue

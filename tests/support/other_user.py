@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-NOBODY = 65534  # user id
+NOBODY = 65534  # user and group id of an ordinary user without files
 OTHER = 65533  # another one
 
 

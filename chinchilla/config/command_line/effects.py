@@ -20,9 +20,8 @@ from chinchilla.config.setting import Config, settings_of
 from chinchilla.core.errors import InputError
 
 Condition = tuple[str, ...]
-NEVER: Condition = (
-    "",
-)  # of a group that several commands share: this one does not use the setting
+# Of a group that several commands share: this command does not use the setting.
+NEVER: Condition = ("",)
 _SHAPES = "[0-9]*x[0-9]*"
 _SHOWN = {_SHAPES: "WIDTHxLAYERS"}  # patterns in messages
 

@@ -146,9 +146,7 @@ class Folder:
         if about.st_gid != self.group:
             try:
                 os.fchown(fd, -1, self.group)
-            except (
-                OSError
-            ):  # this user is not in the group; another group must not get the permission
+            except OSError:  # this user is not in the group, and no other group gets the permission
                 return
         os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | bits)
 

@@ -34,7 +34,7 @@ _KINDS = {
 
 
 class RefusedFile(OSError):
-    """What is not read, whoever asks: not a regular file, or larger than files of its kind."""
+    """A file that is never read: it is not a regular file, or is larger than its kind allows."""
 
 
 class UnreadableFile(InputError):

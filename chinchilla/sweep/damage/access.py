@@ -87,9 +87,8 @@ def restore_own(path: Path | str, dir_fd: int | None = None) -> bool:
     with contextlib.suppress(OSError, NotImplementedError):  # another process may have removed it
         if _lacks(about := os.lstat(path, dir_fd=dir_fd)):
             # No link that replaces the file meanwhile is followed.
-            if not hasattr(
-                os, "O_PATH"
-            ):  # macOS; Linux cannot change a mode without following links
+            # macOS has no O_PATH; Linux changes no mode by a name without following links.
+            if not hasattr(os, "O_PATH"):
                 mode = stat.S_IMODE(about.st_mode) | _lacks(about)
                 os.chmod(path, mode, dir_fd=dir_fd, follow_symlinks=False)
                 return True
